@@ -54,8 +54,8 @@ EVENFLOW_INLINE void copy_run(T* dst, const T* src, int64_t count) {
 //   pair_dot          the CPU adds products of bfloat16 pairs to float32 sums; see PairDot
 //   matrix            the CPU has registers for small matrices of such pairs; see MatrixUnit
 //   parts             bfloat16 parts of a float32 operand; see split
-//   copies(bytes)     whether to copy operands whose rows are so far apart. Copies pay where a tile takes
-//                     few cycles for a row of both.
+//   copies(bytes)     whether to copy strips of a weight gradient whose rows are so far apart. Copies pay
+//                     where a tile takes few cycles for a row.
 //   blocked           whether float32 activations of large batches are channel-blocked (gemm::Strided).
 //                     Weight gradients then have a tile of gradient_rows x gradient_vectors, whose rows
 //                     divide a channel block.
@@ -83,7 +83,6 @@ struct Avx2 : AnyIsa {
   static constexpr const char* name = "avx2";
   static constexpr int vector_bytes = 32;
   static constexpr int rows = 6;
-  static constexpr bool copies(int64_t) { return true; }
 };
 
 struct Avx512 : AnyIsa {

@@ -37,7 +37,7 @@ constexpr int64_t kBlockStrips = 8;
 constexpr int64_t kBlockMultiple = 16;   ///< divides the number of blocks, to balance a few threads
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in L2 without blocks
 constexpr int64_t kDepthBlock = 256;     ///< target depth of one block in a weight gradient
-constexpr int64_t kCopiedReads = 8;      ///< fewest reads of a strip or panel that pay for copying it
+constexpr int64_t kCopiedReads = 8;      ///< fewest reads of a strip that pay for copying it
 constexpr int64_t kLeftBytes = 1 << 18;  ///< bytes of the left operand that stay in L2 in a weight gradient
 constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size is probably still in cache
 constexpr int64_t kEveryStrip = std::numeric_limits<int64_t>::max();  ///< strips per block: there is one
@@ -182,17 +182,16 @@ LeftStrip<T>* take_strips(const LeftRows<Isa, T>& a, const RowStrips& rows, int6
   return strips;
 }
 
-/// Panels of B: all of them packed, or else each packed to `buffer` when it is needed. Such a panel is read
-/// in place instead if it can be, unless `copies`.
+/// Panels of B: all of them packed, or else each packed to `buffer` when it is needed, unless it can be read
+/// in place.
 template <class Isa, class T, bool bf16>
 struct Panels {
   const WeightsB<Isa, T, bf16>& b;
   const T* packed;
   T* buffer = nullptr;
-  bool copies = false;
   Operand<T> operator[](int64_t p) const {
     if (packed) return b.panel_in(packed, p);
-    if (!copies && b.in_place(p)) return b.panel_in_place(p);
+    if (b.in_place(p)) return b.panel_in_place(p);
     b.pack(buffer, p);
     return b.panel_at(buffer);
   }
@@ -345,13 +344,10 @@ void multiply(Context& ctx, int64_t m, const LeftRows<Isa, T>& a, const WeightsB
   const bool shared = !divided && !b.in_place();
   T* packed = shared ? scope.take<T>(b.packed_size()) : nullptr;
   T* buffers = divided ? scope.take<T>(threads * panel_size) : nullptr;
-  // Rows that are far apart compete for few sets of a cache, and each strip would miss again.
-  const bool copies = divided && strips >= kBlockStrips && !b.in_place() &&
-                      Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
   const WorkQueue queue(scope.take<WorkQueue::Progress>(threads), threads);
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
-    const Panels<Isa, T, bf16> source{b, packed, buffers + team.rank * panel_size, copies};
+    const Panels<Isa, T, bf16> source{b, packed, buffers + team.rank * panel_size};
     LeftStrip<T>* const begin = left_strips + team.rank * strips;
     const auto block = [&](int64_t i, int64_t p_begin, int64_t p_end) {
       const LeftStrip<T>* const end =
@@ -436,7 +432,7 @@ void split_strips(float* dst, int64_t stride, Operand<float> src, int64_t first,
 ///
 ///   for each depth block                     k: about 256 pixels
 ///     for each chunk of strips               m: their left operands fit L2
-///       for each panel                       n: copied if its rows are far apart, stays in L1
+///       for each panel                       n: stays in L1
 ///         for each strip of the chunk        m: 8 or 14 inputs, copied if rows are far apart
 ///           microkernel                      k: the depth block; sums in registers, then added to c
 ///
@@ -511,14 +507,11 @@ class TransposedProduct {
       if constexpr (!Right::packed_by_panel) b = right_.block(k0, kc, n_begin, n_end, right_buffer);
       constexpr int64_t bytes = sizeof(T);
       const bool copy_left = Isa::matrix || (count >= kCopiedReads && Isa::copies(a.stride * bytes));
-      const bool copy_right =
-          ops::min_of(chunk_, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
       // The last tile may be taller than the rows that may be read.
       const int64_t m_last = (strips_ - 1) * kRows;
       const bool copy_last =
           !copy_left && t_end == strips_ && m_last + height(m_ - m_last) > left_.readable();
       if (copy_last) copy_columns<Isa>(copied_strips, kRows, 1, a, m_last, m_, steps);
-      const int64_t ahead = next < k_end ? blocks_.next(next, k_end) - next : 0;
       const AddTo<T> finish{c_, ldc_, overwrite_ && k0 == 0};
       const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * count;
       for (int64_t i = 0; i < shares; ++i) {
@@ -546,17 +539,11 @@ class TransposedProduct {
         if constexpr (Right::packed_by_panel) {
           panel = right_.panel(k0, kc, n0, n0 + cols, copied_panel);
           if (p + 1 < count) next_panel = right_.ahead(k0, kc, panel_at(p + 1));
-        } else if (copy_right || n0 + (cols + S::lanes - 1) / S::lanes * S::lanes > right_.readable()) {
+        } else if (n0 + (cols + S::lanes - 1) / S::lanes * S::lanes > right_.readable()) {
           copy_columns<Isa>(copied_panel, kCols, Isa::parts, b, n0, n_end, steps);
           panel = {copied_panel, Isa::parts * kCols};
         } else {
           panel = {b.template at<Isa>(0, n0), b.stride, b.block_gap};
-        }
-        // Prefetch rows of the next depth block a few at a time. The hardware prefetcher can't follow that
-        // many streams.
-        for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
-          left_.prefetch(next + r, t_begin * kRows, m_end);
-          right_.prefetch(next + r, n_begin, n_end);
         }
         const int64_t prefetched = Right::packed_by_panel ? (kc + t1 - t0 - 1) / (t1 - t0) : 0;  // per tile
         for (int64_t t = t0; t < t1; ++t) {

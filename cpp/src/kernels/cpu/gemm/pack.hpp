@@ -41,12 +41,6 @@ struct Transpose {
     return fold_pair<step>(a, b, std::make_integer_sequence<int, lanes>());
   }
 
-  template <int... j>
-  EVENFLOW_INLINE static Vector every_second(const Vector& a, const Vector& b,
-                                             std::integer_sequence<int, j...>) {
-    return __builtin_shufflevector(a, b, (2 * j < lanes ? 2 * j : 2 * j + 1)...);
-  }
-
   template <int step>
   EVENFLOW_INLINE static void exchange(Vector* v) {
     for (int i = 0; i < lanes; ++i) {
@@ -85,20 +79,7 @@ struct Transpose {
     }
     return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
   }
-
-  template <int... j>
-  EVENFLOW_INLINE static Vector every_second(const Vector& a, const Vector& b,
-                                             std::integer_sequence<int, j...>) {
-    return __builtin_shuffle(a, b, Lane{(2 * j < lanes ? 2 * j : 2 * j + 1)...});
-  }
 #endif
-
-  /// p[0], p[2], ...; reads nothing beyond the last of them.
-  EVENFLOW_INLINE static Vector every_second(const T* p) {
-    // Load here: inside the shuffle's template Clang forgets that a Vector may be unaligned.
-    const Vector a = *reinterpret_cast<const Vector*>(p), b = *reinterpret_cast<const Vector*>(p + lanes - 1);
-    return every_second(a, b, std::make_integer_sequence<int, lanes>());
-  }
 
   EVENFLOW_INLINE static void run(Vector* v) {
     if constexpr (lanes > 8) exchange<8>(v);

@@ -172,9 +172,6 @@ struct MatrixRows {
   /// The rows without conversion, in float32.
   Operand<T> values(int64_t k0, int64_t, T*) const { return {row(k0), matrix.stride}; }
   int64_t readable() const { return matrix.block_gap != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
-  EVENFLOW_INLINE void prefetch(int64_t m, int64_t begin, int64_t end) const {
-    for (int64_t c = begin; c < end; c += kLine) __builtin_prefetch(matrix.template at<Isa>(m, c), 0, 2);
-  }
 
  private:
   using Value = typename RegisterTile<Isa, T>::Value;
@@ -305,7 +302,6 @@ struct Patches {
   }
 
   int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
-  EVENFLOW_INLINE void prefetch(int64_t, int64_t, int64_t) const {}
   int64_t block_size(int64_t k) const {
     return ((pairs ? whole_steps<Isa>((k + 1) / 2) * Isa::parts : 0) + k + 1) * readable() + kSlack;
   }

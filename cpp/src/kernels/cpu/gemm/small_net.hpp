@@ -83,19 +83,12 @@ class SmallNet {
   using S = RegisterTile<Isa, T>;
   using Vector = typename S::Vector;
   static constexpr int kSamples = S::cols, L = S::lanes;
-  static constexpr int64_t kThin = 2;   ///< most outputs whose sums run over every L-th input first
-  static constexpr int64_t kShort = 4;  ///< most inputs of multiply_short
+  static constexpr int64_t kThin = 2;  ///< most outputs whose sums run over every L-th input first
 
   /// columns (channels, kSamples) from the first `samples` rows of x, zero-padded.
   static void columns_of(const Strided<const T>& x, int64_t channels, int64_t samples, T* columns) {
     for (int64_t c = 0; channels <= kThin && c < channels; ++c) {
       T* to = columns + c * kSamples;
-      if (samples == kSamples && x.stride == 2) {  // two features
-        for (int64_t i = 0; i < kSamples; i += L) {
-          *reinterpret_cast<Vector*>(to + i) = Transpose<Isa, T>::every_second(x.data + 2 * i + c);
-        }
-        continue;
-      }
       for (int64_t i = 0; i < samples; ++i) to[i] = x.data[i * x.stride + c];
       for (int64_t i = samples; i < kSamples; ++i) to[i] = T(0);
     }
@@ -154,7 +147,7 @@ class SmallNet {
       layer.tall += height(strips.row(t + 1) - strips.row(t)) == S::rows;
     }
     const int64_t end = layer.tall * S::rows + (layer.strips - layer.tall) * S::low_rows;
-    if (end == n || n <= kThin || k <= kShort) return layer;
+    if (end == n || n <= kThin) return layer;
     // The last tile reads more columns than there are.
     T* w = scope.take<T>(k * end);
     for (int64_t p = 0; p < k; ++p) {
@@ -169,7 +162,6 @@ class SmallNet {
   static void multiply(const Layer& layer, const T* x, T* y) {
     if (layer.outputs == 1) return multiply_thin<1>(layer, x, y);
     if (layer.outputs == 2) return multiply_thin<2>(layer, x, y);
-    if (layer.inputs <= kShort) return multiply_short(layer, x, y);
     const ActivateRows<T> finish = layer.finish(y);
     MicrokernelArgs<T> args;
     args.k = layer.inputs;
@@ -194,25 +186,6 @@ class SmallNet {
     using Value = typename S::Value;
     finish.template columns<Isa, 1, Value>(1, j, 0, [&](int) -> Value { return low; });
     finish.template columns<Isa, 1, Value>(1, j, L, [&](int) -> Value { return high; });
-  }
-
-  /// A layer of few inputs, where starting and finishing a tile would take longer than its sums.
-  __attribute__((noinline)) static void multiply_short(const Layer& of, const T* x, T* y) {
-    const Layer layer = of;  // a copy, so that the compiler knows that no result aliases it
-    const ActivateRows<T> finish = layer.finish(y);
-    const Vector first_low = load(x), first_high = load(x + L);
-    for (int64_t j = 0; j < layer.outputs; ++j) {
-      const T* w = layer.w.data + j;
-      // Even a single product is added to zero first: fused with the bias it would be rounded only once.
-      Vector low = {}, high = {};
-      low += first_low * w[0];
-      high += first_high * w[0];
-      for (int64_t p = 1; p < layer.inputs; ++p) {
-        low += load(x + p * kSamples) * w[p * layer.w.stride];
-        high += load(x + p * kSamples + L) * w[p * layer.w.stride];
-      }
-      put(finish, j, low, high);
-    }
   }
 
   template <int outputs>
