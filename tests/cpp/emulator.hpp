@@ -120,15 +120,12 @@ struct EmulatedLauncher {
     using Shared = typename Body::Shared;
     const Guarded memory(sizeof(Shared));
     Shared* shared = new (memory.data()) Shared;
-    std::vector<typename Body::Registers> registers(Body::threads);
     const std::vector<int64_t> threads = emulator.order_of(Body::threads);
     for (const int64_t block : emulator.order_of(blocks)) {
       spoil(*shared);
-      for (auto& own : registers) spoil(own);
       for (int64_t phase = 0; phase < body.phases(block); ++phase) {
         for (const int64_t thread : threads) {
-          body.run(phase, device::Place{block, blocks, static_cast<int>(thread)},
-                   registers[static_cast<size_t>(thread)], *shared);
+          body.run(phase, device::Place{block, blocks, static_cast<int>(thread)}, *shared);
         }
       }
     }

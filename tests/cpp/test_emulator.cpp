@@ -49,13 +49,12 @@ struct Grow {
 /// A tree whose threads read what others write in the same phase.
 struct Racing {
   static constexpr int threads = device::kThreads;
-  using Registers = device::Nothing;
   struct Shared {
     double value[device::kThreads];
   };
   double* out;
   int64_t phases(int64_t) const { return 3; }
-  void run(int64_t phase, const device::Place& at, Registers&, Shared& shared) const {
+  void run(int64_t phase, const device::Place& at, Shared& shared) const {
     if (phase == 0) shared.value[at.thread] = at.thread;
     if (phase == 1) shared.value[at.thread] += shared.value[(at.thread + 1) % threads];
     if (phase == 2 && at.thread == 0) out[0] = shared.value[0] + shared.value[threads - 1];
@@ -65,13 +64,12 @@ struct Racing {
 /// Writes behind shared memory, through a pointer.
 struct Overrun {
   static constexpr int threads = 1;
-  using Registers = device::Nothing;
   struct Shared {
     double value[3];
   };
   int64_t beyond;
   int64_t phases(int64_t) const { return 1; }
-  void run(int64_t, const device::Place&, Registers&, Shared& shared) const {
+  void run(int64_t, const device::Place&, Shared& shared) const {
     double* end = shared.value + 2;
     end[beyond] = 1;
   }

@@ -11,8 +11,8 @@ SCRIPT = Path(__file__).parents[1] / "package" / "check_bodies.py"
 # Mangled within run_body<> and alone, and as the check names them.
 BODIES = [("NS_3ops3SgdIfEE", "N8evenflow3ops3SgdIfEE", "evenflow::ops::Sgd<float>"),
           ("NS_3ops3SgdIdEE", "N8evenflow3ops3SgdIdEE", "evenflow::ops::Sgd<double>"),
-          ("NS_6device11TileProductIffEE", "N8evenflow6device11TileProductIffEE",
-           "evenflow::device::TileProduct<float, float>")]
+          ("NS_6device12PlainProductIffEE", "N8evenflow6device12PlainProductIffEE",
+           "evenflow::device::PlainProduct<float, float>")]
 
 
 @pytest.mark.skipif(not shutil.which("c++filt"), reason="needs c++filt")

@@ -31,10 +31,9 @@ struct CpuExec {
   /// Runs a body of one block.
   template <class Body>
   static void block(Context&, const Body& body) {
-    typename Body::Registers own;
     typename Body::Shared shared;
     for (int64_t phase = 0; phase < body.phases(0); ++phase) {
-      body.run(phase, ops::Place{0, 1, 0}, own, shared);
+      body.run(phase, ops::Place{0, 1, 0}, shared);
     }
   }
 

@@ -12,11 +12,10 @@ namespace evenflow::cuda {
 template <class Body>
 __global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
   __shared__ typename Body::Shared shared;
-  typename Body::Registers registers;
   const device::Place at{blockIdx.x, gridDim.x, static_cast<int>(threadIdx.x)};
   const int64_t phases = body.phases(at.block);
   for (int64_t phase = 0; phase < phases; ++phase) {
-    body.run(phase, at, registers, shared);
+    body.run(phase, at, shared);
     if (phase + 1 < phases) __syncthreads();
   }
 }

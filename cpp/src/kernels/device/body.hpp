@@ -8,9 +8,9 @@
 
 // Kernels as plain structs, so that a compiler for the CPU can compile them too. A body has
 //   threads                   threads of a block
-//   Registers, Shared         state of a thread and of a block that lasts between phases; not initialised
+//   Shared                    state of a block that lasts between phases; not initialised
 //   phases(block)             number of phases, the same for all threads of a block
-//   run(phase, place, r, s)   the work of one thread between two barriers
+//   run(phase, place, s)      the work of one thread between two barriers
 // A device runs the phases with a barrier after each. The tests' emulator runs all threads of a phase one
 // after another, in several orders. Within a phase no thread may read what another thread writes.
 //
@@ -61,14 +61,13 @@ struct Walk {
 template <class F>
 struct ForEach {
   static constexpr int threads = kThreads;
-  using Registers = Nothing;
   using Shared = Nothing;
   int64_t rows;
   Walk walk;  ///< stride: all threads of the grid
   F f;
 
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 1; }
-  EVENFLOW_INLINE void run(int64_t, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE void run(int64_t, const Place& at, Shared&) const {
     for (Spot spot = walk.start(at.block * threads + at.thread); spot.row < rows; walk.step(spot)) {
       f(spot.row, spot.column);
     }
@@ -114,7 +113,6 @@ struct Tree {
 template <class F, class Join>
 struct Reduce {
   static constexpr int threads = kThreads;
-  using Registers = Nothing;
   using Shared = typename Tree<Join, 1>::Shared;
   int64_t count;
   int64_t chunk;
@@ -123,7 +121,7 @@ struct Reduce {
   double* out;
 
   EVENFLOW_INLINE int64_t phases(int64_t) const { return Tree<Join, 1>::levels + 2; }
-  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared& shared) const {
     if (phase == 0) {
       double total = 0;
       const int64_t end = ops::min_of(count, (at.block + 1) * chunk);
@@ -153,7 +151,6 @@ struct MapGroups {
   static constexpr int threads = kThreads;
   static constexpr int kSums = F::sums ? F::sums : 1;
   using Sums = Tree<Add, kSums>;
-  using Registers = Nothing;
   using Shared = typename Sums::Shared;
   int64_t rows;
   int64_t chunk;
@@ -164,7 +161,7 @@ struct MapGroups {
   double* out;
 
   EVENFLOW_INLINE int64_t phases(int64_t) const { return out ? Sums::levels + 2 : 1; }
-  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared& shared) const {
     if (phase == 0) {
       chunk_sums(at, shared);
     } else if (phase <= Sums::levels) {
@@ -227,7 +224,6 @@ template <class T, class F>
 struct SumColumns {
   static constexpr int threads = kThreads;
   static constexpr int kGroup = 32;  ///< most columns in a group
-  using Registers = Nothing;
   struct Shared {
     double value[F::sums][kThreads];
   };
@@ -241,7 +237,7 @@ struct SumColumns {
 
   EVENFLOW_INLINE int64_t groups() const { return (cols + width - 1) / width; }
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared& shared) const {
     const int64_t part = at.block / groups(), first = at.block % groups() * width;
     if (phase == 0) {
       const int lane = at.thread / width, place = at.thread % width;

@@ -5,7 +5,6 @@
 #include "kernels/device/cublaslt.hpp"
 #include "kernels/device/exec.hpp"
 #include "kernels/device/patches.hpp"
-#include "kernels/device/tile_product.hpp"
 #include "kernels/net/launch.hpp"
 
 namespace evenflow {
@@ -233,8 +232,7 @@ class DeviceConvolutions : public NetLaunch<DeviceExec<Launcher>, T> {
     if (lt && product.k > 0) {
       lt->multiply(ctx, product, precision, stream, &Launcher::run);
     } else {
-      const device::TileProduct<H, T> body{product};
-      Exec::launch(ctx, body.blocks(), body);
+      Exec::for_each(ctx, product.m, product.n, device::PlainProduct<H, T>{product});
     }
   }
 };

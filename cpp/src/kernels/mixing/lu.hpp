@@ -43,7 +43,6 @@ struct LuEntries {
 template <class T, int rows, int cols>
 struct LuMatrix {
   static constexpr int threads = rows * cols;
-  using Registers = Nothing;
   using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   LuEntries<T> f;
@@ -54,7 +53,7 @@ struct LuMatrix {
 
   /// The diagonal; W; for the inverse P^-1, from which L's columns and U's are eliminated one by one.
   EVENFLOW_INLINE int64_t phases(int64_t) const { return inverse ? 2 * f.n + 4 : 2; }
-  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared&) const {
     const Share share(at.thread);
     const int64_t n = f.n;
     if (phase == 0) {
@@ -124,7 +123,6 @@ struct LuMatrix {
 template <class T, int rows, int cols>
 struct LuGradients {
   static constexpr int threads = rows * cols;
-  using Registers = Nothing;
   using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   LuEntries<T> f;
@@ -136,7 +134,7 @@ struct LuGradients {
 
   /// The diagonal, and U's upper part transposed; the gradients.
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared&) const {
     const Share share(at.thread);
     const int64_t n = f.n;
     for (int64_t i = at.thread; phase == 0 && i < n; i += threads) room[i] = f.diagonal(i);

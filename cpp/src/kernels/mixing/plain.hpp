@@ -14,7 +14,6 @@ namespace evenflow::ops {
 template <class T, int rows, int cols>
 struct PlainMatrix {
   static constexpr int threads = rows * cols;
-  using Registers = Nothing;
   using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   int64_t n;
@@ -27,7 +26,7 @@ struct PlainMatrix {
   /// W; for each column its pivot, the exchange of rows and the elimination below it; the determinant; the
   /// columns of both factors' inverses, one by one; their product.
   EVENFLOW_INLINE int64_t phases(int64_t) const { return exact ? 4 * n + 2 : 3 * n + 2; }
-  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared&) const {
     const Share share(at.thread);
     if (phase == 0) {
       for (int64_t i = at.thread; i < n * n; i += threads) room[i] = static_cast<double>(w[i]);
