@@ -222,7 +222,6 @@ TEST_CASE("masks: each scheme changes and passes columns, log2 lets every pair o
       std::set<std::pair<int64_t, int64_t>> met;  // a column that changes, and one that passes
       for (int64_t i = 0; i < 12; ++i) {          // of 40 columns' six bits
         const std::vector<int64_t> changed = changed_columns(config, i);
-        CHECK(changed_count(config, i) == static_cast<int64_t>(changed.size()));
         CHECK(!changed.empty());
         CHECK(static_cast<int64_t>(changed.size()) < config.dims);
         for (const int64_t one : changed) {

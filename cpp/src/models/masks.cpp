@@ -13,8 +13,6 @@ struct Scheme {
   const char* name;
   /// Whether column c of `dims` is in the set of couplings 2 * pair and 2 * pair + 1.
   bool (*holds)(int64_t c, int64_t dims, int64_t pair);
-  /// How many columns are in it.
-  int64_t (*count)(int64_t dims, int64_t pair);
 };
 
 /// Bits that tell `dims` columns apart.
@@ -24,22 +22,12 @@ int64_t bits_of(int64_t dims) {
   return bits;
 }
 
-int64_t bit_of(int64_t dims, int64_t pair) {
-  return pair % bits_of(dims);
-}
-
 constexpr Scheme kSchemes[] = {
-    {"halves", [](int64_t c, int64_t dims, int64_t) { return c >= (dims + 1) / 2; },
-     [](int64_t dims, int64_t) { return dims / 2; }},
-    {"odd-even", [](int64_t c, int64_t, int64_t) { return c % 2 == 1; },
-     [](int64_t dims, int64_t) { return dims / 2; }},
+    {"halves", [](int64_t c, int64_t dims, int64_t) { return c >= (dims + 1) / 2; }},
+    {"odd-even", [](int64_t c, int64_t, int64_t) { return c % 2 == 1; }},
     // Two columns differ in a bit, so that one of them changes and the other passes in the two couplings of
     // it.
-    {"log2", [](int64_t c, int64_t dims, int64_t pair) { return (c >> bit_of(dims, pair)) % 2 == 1; },
-     [](int64_t dims, int64_t pair) {
-       const int64_t half = int64_t{1} << bit_of(dims, pair), whole = dims / (2 * half);
-       return whole * half + std::max<int64_t>(0, dims - whole * 2 * half - half);
-     }},
+    {"log2", [](int64_t c, int64_t dims, int64_t pair) { return (c >> pair % bits_of(dims)) % 2 == 1; }},
 };
 
 const Scheme& scheme_of(const TableMask& mask) {
@@ -108,15 +96,6 @@ std::vector<int64_t> changed_columns(const CouplingFlowConfig& config, int64_t c
     if (first == (coupling % 2 == 0)) columns.push_back(c);
   }
   return columns;
-}
-
-int64_t changed_count(const CouplingFlowConfig& config, int64_t coupling) {
-  if (config.dims == 1) return 1;
-  if (config.mask.scheme.empty()) {
-    return static_cast<int64_t>(config.mask.columns[static_cast<size_t>(coupling)].size());
-  }
-  const int64_t first = scheme_of(config.mask).count(config.dims, coupling / 2);
-  return coupling % 2 == 0 ? first : config.dims - first;
 }
 
 }  // namespace evenflow

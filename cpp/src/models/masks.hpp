@@ -17,10 +17,8 @@ std::vector<std::string> mask_schemes();
 /// pass, and every coupling changes it, whatever the scheme.
 void check_mask(const char* where, const CouplingFlowConfig& config);
 
-/// The columns that a coupling changes, in increasing order, and how many they are. The mask has been
-/// checked.
+/// The columns that a coupling changes, in increasing order. The mask has been checked.
 std::vector<int64_t> changed_columns(const CouplingFlowConfig& config, int64_t coupling);
-int64_t changed_count(const CouplingFlowConfig& config, int64_t coupling);
 
 /// Whether couplings have something for nets to read. One column without a context has not: the numbers of
 /// the law are parameters then.
