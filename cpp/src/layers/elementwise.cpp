@@ -5,12 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/mode.hpp"
 #include "core/numbers.hpp"
 #include "evenflow/error.hpp"
-#include "evenflow/layers.hpp"
-#include "kernels/kernel_set.hpp"
-#include "layers/channel_mask.hpp"
+#include "layers/law_layer.hpp"
 
 namespace evenflow {
 namespace {
@@ -21,96 +18,40 @@ constexpr const char* kBounds = "bounds";
 /// y = f(x; p) of a slice of the channels by a law. Rows share the numbers p: as a coupling's outputs of a
 /// net they are an array whose rows are 0 apart.
 template <class T>
-class ByLaw : public Layer<T> {
+class ByLaw : public LawLayer<T> {
  public:
   ByLaw(const char* kind, Shape in, const Slices& slices, const Law& law)
-      : Layer<T>(kind, in, in, true), slices_(slices) {
+      : LawLayer<T>(kind, in, slices, law) {
     if (slices.change < 1) fail<ShapeError>(kind, "expected a channel that changes, got none of ", in.c);
-    plan_.law = law;
-    plan_.count = slices.change;
   }
 
  protected:
-  int64_t numbers() const { return numbers_of(plan_.law); }
-  int64_t channels() const { return plan_.count; }
-
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
-                  double* logdet) const override {
-    HostScope host(ctx);
-    pass(ctx, x, z);
-    ctx.kernels<T>().coupling.forward(ctx, plan_, {}, changed(x), h(host, params, x.shape.n), changed(z),
-                                      logdet);
-  }
-
-  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
-                  double* logdet) const override {
-    HostScope host(ctx);
-    pass(ctx, z, x);
-    ctx.kernels<T>().coupling.inverse(ctx, plan_, {}, changed(z), h(host, params, z.shape.n), changed(x),
-                                      logdet);
-  }
-
-  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx) const override {
-    pass(ctx, z, x);
-    pass(ctx, dz, dx);
-    with_gradients(ctx, params, z.shape.n, [&](View<const T> h, View<T> dh) {
-      ctx.kernels<T>().coupling.backward(ctx, plan_, {}, changed(z), changed(dz), dlogdet, h,
-                                         mode_of(params).known, changed(x), changed(dx), dh, {});
-    });
-  }
-
-  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
-                           const double* dlogdet, View<T> z, View<T> dz) const override {
-    pass(ctx, x, z);
-    pass(ctx, dx, dz);
-    with_gradients(ctx, params, x.shape.n, [&](View<const T> h, View<T> dh) {
-      ctx.kernels<T>().coupling.inverse_backward(ctx, plan_, {}, changed(x), changed(dx), dlogdet, h,
-                                                 mode_of(params).known, changed(z), changed(dz), dh, {});
-    });
-  }
-
   // The numbers of all channels, those of one kind side by side: a parameter, or else constants.
-  ParamId numbers_ = -1;
+  ParamId parameter_ = -1;
   std::vector<T> constants_;
 
  private:
-  Shape h_shape(int64_t n) const {
-    return this->input_shape().with_batch(n).with_channels(numbers() * channels());
-  }
-  View<const T> h(HostScope& host, const Params<T>& params, int64_t n) const {
-    const T* parameters = params.value(numbers_);
+  View<const T> numbers(Context&, WorkspaceScope&, HostScope& host, const Params<T>& params,
+                        View<const T> x) const override {
+    const T* parameters = params.value(parameter_);
     const T* values =
         parameters ? parameters : host.send(constants_.data(), static_cast<int64_t>(constants_.size()));
-    return View<const T>(values, h_shape(n), 0);
+    return View<const T>(values, this->h_shape(x.shape.n), 0);
   }
 
-  /// apply_law(h, dh) fills the numbers' gradients of each row; their sums are those of the parameters.
-  template <class ApplyLaw>
-  void with_gradients(Context& ctx, const Params<T>& params, int64_t n, const ApplyLaw& apply_law) const {
+  /// Rows have gradients by the numbers; their sums are those of the parameters.
+  void through(Context& ctx, const Params<T>& params, View<const T> from, View<T>,
+               const typename LawLayer<T>::Apply& apply) const override {
     WorkspaceScope scope(ctx);
     HostScope host(ctx);
-    const Shape shape = h_shape(n);
-    const View<T> dh(numbers_ < 0 ? nullptr : scope.take<T>(shape.size()), shape);
-    apply_law(h(host, params, n), dh);
-    if (numbers_ < 0) return;
+    const Shape shape = this->h_shape(from.shape.n);
+    const View<T> dh(parameter_ < 0 ? nullptr : scope.take<T>(shape.size()), shape);
+    apply(numbers(ctx, scope, host, params, from), dh);
+    if (parameter_ < 0) return;
     // The numbers are the bias of a net without inputs.
-    ctx.kernels<T>().net.epilogue_backward(ctx, dh, dh, Epilogue<T>(), params.grad(numbers_), nullptr, T(1));
+    ctx.kernels<T>().net.epilogue_backward(ctx, dh, dh, Epilogue<T>(), params.grad(parameter_), nullptr,
+                                           T(1));
   }
-
-  template <class U>
-  View<U> changed(View<U> v) const {
-    return v.channels(slices_.change_first, slices_.change);
-  }
-
-  void pass(Context& ctx, View<const T> from, View<T> to) const {
-    if (from.data == to.data || slices_.pass == 0) return;
-    ctx.kernels<T>().move.copy(ctx, from.channels(slices_.pass_first, slices_.pass),
-                               to.channels(slices_.pass_first, slices_.pass));
-  }
-
-  Slices slices_;
-  CouplingPlan plan_;
 };
 
 /// By a law whose numbers are parameters.
@@ -121,10 +62,11 @@ class Elementwise : public ByLaw<T> {
       : ByLaw<T>(kElementwise, in, slices, law_of(law)) {}
 
   void declare(const Scope& scope) override {
-    this->numbers_ = scope.add("numbers", {this->numbers(), this->channels()}, Group::no_decay);
+    this->parameter_ =
+        scope.add("numbers", {numbers_of(this->plan_.law), this->plan_.count}, Group::no_decay);
   }
   void init(ParamArena<T>& arena, Rng&) const override {
-    std::fill_n(arena.value(this->numbers_), this->numbers() * this->channels(), T(0));
+    std::fill_n(arena.value(this->parameter_), this->numbers_, T(0));
   }
 };
 

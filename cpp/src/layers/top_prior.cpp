@@ -1,5 +1,5 @@
 #include "evenflow/error.hpp"
-#include "layers/channel_scale.hpp"
+#include "layers/law_layer.hpp"
 
 namespace evenflow {
 namespace {
@@ -7,10 +7,13 @@ namespace {
 /// y = (x - mean) exp(-logs) with (mean, logs) = edge part(position) + class part(label). The edge part is
 /// Glow's conv2d_zeros of an empty image: only the indicator channel's weights act.
 template <class T>
-class TopPrior final : public Layer<T> {
+class TopPrior final : public LawLayer<T> {
  public:
   TopPrior(Shape in, bool learned, int64_t classes)
-      : Layer<T>("top_prior", in, in, true), learned_(learned), classes_(classes), width_(2 * in.c) {}
+      : LawLayer<T>("top_prior", in, {0, in.c}, laws::Gaussian()),
+        learned_(learned),
+        classes_(classes),
+        width_(2 * in.c) {}
 
   void declare(const Scope& scope) override {
     name_ = scope.prefix();
@@ -29,8 +32,6 @@ class TopPrior final : public Layer<T> {
  private:
   int64_t pixels() const { return this->input_shape().pixels_per_sample(); }
 
-  CouplingPlan plan() const { return {laws::Gaussian(), this->input_shape().c, false, -1}; }
-
   const int32_t* labels(const Params<T>& params, int64_t n) const {
     if (!classes_) return nullptr;
     if (!params.given.labels)
@@ -47,8 +48,10 @@ class TopPrior final : public Layer<T> {
     return edge;
   }
 
-  View<T> statistics(Context& ctx, WorkspaceScope& scope, const Params<T>& params, int64_t n) const {
-    View<T> h(scope.take<T>(n * pixels() * width_), this->input_shape().with_batch(n).with_channels(width_));
+  View<const T> numbers(Context& ctx, WorkspaceScope& scope, HostScope&, const Params<T>& params,
+                        View<const T> x) const override {
+    const int64_t n = x.shape.n;
+    const View<T> h(scope.take<T>(n * pixels() * width_), this->h_shape(n));
     const T* edge = edge_part(ctx, scope, params);
     const auto of_class = [&](ParamId id) { return classes_ ? params.value(id) : nullptr; };
     ctx.kernels<T>().prior.statistics(ctx, edge, labels(params, n), of_class(class_weight_),
@@ -56,35 +59,13 @@ class TopPrior final : public Layer<T> {
     return h;
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
-                  double* logdet) const override {
+  void through(Context& ctx, const Params<T>& params, View<const T> from, View<T>,
+               const typename LawLayer<T>::Apply& apply) const override {
     WorkspaceScope scope(ctx);
-    const View<T> h = statistics(ctx, scope, params, x.shape.n);
-    ctx.kernels<T>().coupling.forward(ctx, plan(), {}, x, h, z, logdet);
-  }
-
-  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
-                  double* logdet) const override {
-    WorkspaceScope scope(ctx);
-    const View<T> h = statistics(ctx, scope, params, z.shape.n);
-    ctx.kernels<T>().coupling.inverse(ctx, plan(), {}, z, h, x, logdet);
-  }
-
-  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx) const override {
-    WorkspaceScope scope(ctx);
-    const View<T> h = statistics(ctx, scope, params, z.shape.n);
+    HostScope host(ctx);
+    const View<const T> h = numbers(ctx, scope, host, params, from);
     const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    ctx.kernels<T>().coupling.backward(ctx, plan(), {}, z, dz, dlogdet, h, false, x, dx, dh, {});
-    add_gradients(ctx, params, dh);
-  }
-
-  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
-                           const double* dlogdet, View<T> z, View<T> dz) const override {
-    WorkspaceScope scope(ctx);
-    const View<T> h = statistics(ctx, scope, params, x.shape.n);
-    const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    ctx.kernels<T>().coupling.inverse_backward(ctx, plan(), {}, x, dx, dlogdet, h, false, z, dz, dh, {});
+    apply(h, dh);
     add_gradients(ctx, params, dh);
   }
 
