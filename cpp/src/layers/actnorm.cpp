@@ -34,9 +34,9 @@ class ActNorm final : public ChannelScale<T> {
     return c;
   }
 
-  void add_gradients(Context& ctx, const Params<T>& params, const double* sums, const double* dlogdet,
-                     double pixels) const override {
-    ctx.kernels<T>().channel.gradients(ctx, this->channels(), sums, dlogdet, pixels, kLogScale,
+  void add_gradients(Context& ctx, const Params<T>& params, const double* sums,
+                     const double* dlogdet) const override {
+    ctx.kernels<T>().channel.gradients(ctx, this->channels(), sums, dlogdet, this->active(), kLogScale,
                                        params.grad(bias_), params.grad(logs_));
   }
 

@@ -2,8 +2,7 @@
 
 #include <cmath>
 
-#include "evenflow/layers.hpp"
-#include "kernels/kernel_set.hpp"
+#include "layers/channel_mask.hpp"
 
 namespace evenflow {
 
@@ -34,38 +33,50 @@ struct ChannelCoefficients {
   double* log_scale;
 };
 
-/// Base class of layers y = (x + shift) * scale per channel. A subclass provides the coefficients and turns
-/// the sums of their gradients into parameter gradients.
+/// Base class of layers y = (x + shift) * scale per channel, of some channels or of a checkerboard's pixels.
+/// A subclass provides the coefficients and turns the sums of their gradients into parameter gradients.
 template <class T>
 class ChannelScale : public Layer<T> {
  protected:
-  ChannelScale(const char* kind, Shape in) : Layer<T>(kind, in, in, true) {}
+  ChannelScale(const char* kind, Shape in) : ChannelScale(kind, in, {0, in.c}) {}
+  ChannelScale(const char* kind, Shape in, const Slices& slices)
+      : Layer<T>(kind, in, in, true), slices_(slices) {
+    int64_t active = 0;
+    for (int64_t i = 0; i < in.h; ++i) {
+      for (int64_t j = 0; j < in.w; ++j) active += slices.parity < 0 || (i + j) % 2 == slices.parity;
+    }
+    active_ = static_cast<double>(active);
+  }
 
-  int64_t channels() const { return this->input_shape().c; }
+  int64_t channels() const { return slices_.change; }
+  int parity() const { return slices_.parity; }
+  double active() const { return active_; }  ///< pixels per sample that change
 
- private:
-  virtual ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
-                                              const Params<T>& params) const = 0;
-  /// sums (2, C): gradients by shift, then by log scale, both without the log-det's part. dlogdet (1): its
-  /// sum over samples. pixels: number per sample.
-  virtual void add_gradients(Context&, const Params<T>&, const double* /*sums*/, const double* /*dlogdet*/,
-                             double /*pixels*/) const {}
-  virtual bool trained() const { return true; }
+  template <class U>
+  View<U> changed(View<U> v) const {
+    return v.channels(slices_.change_first, slices_.change);
+  }
+  /// Copies the unchanged channels if the buffers differ.
+  void pass_others(Context& ctx, View<const T> from, View<T> to) const {
+    if (channels() < from.shape.c && from.data != to.data) ctx.kernels<T>().move.copy(ctx, from, to);
+  }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
-    ctx.kernels<T>().channel.forward(ctx, -1, x, c.shift, c.scale, z);
-    c.add_log_det(ctx, channels(), x.shape.n, static_cast<double>(x.shape.pixels_per_sample()), logdet);
+    pass_others(ctx, x, z);
+    ctx.kernels<T>().channel.forward(ctx, parity(), changed(x), c.shift, c.scale, changed(z));
+    c.add_log_det(ctx, channels(), x.shape.n, active_, logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
-    ctx.kernels<T>().channel.inverse(ctx, -1, z, c.shift, c.scale, x);
-    c.add_log_det(ctx, channels(), z.shape.n, -static_cast<double>(z.shape.pixels_per_sample()), logdet);
+    pass_others(ctx, z, x);
+    ctx.kernels<T>().channel.inverse(ctx, parity(), changed(z), c.shift, c.scale, changed(x));
+    c.add_log_det(ctx, channels(), z.shape.n, -active_, logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
@@ -73,22 +84,38 @@ class ChannelScale : public Layer<T> {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     double* sums = scope.take<double>(2 * channels());
-    ctx.kernels<T>().channel.backward(ctx, -1, z, dz, c.shift, c.scale, x, dx, sums);
+    pass_others(ctx, z, x);
+    pass_others(ctx, dz, dx);
+    ctx.kernels<T>().channel.backward(ctx, parity(), changed(z), changed(dz), c.shift, c.scale, changed(x),
+                                      changed(dx), sums);
     if (!trained() || !params.grads) return;
-    add_gradients(ctx, params, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
-                  static_cast<double>(z.shape.pixels_per_sample()));
+    add_gradients(ctx, params, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n));
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
-    ctx.kernels<T>().channel.forward(ctx, -1, x, c.shift, c.scale, z);
+    pass_others(ctx, x, z);
+    pass_others(ctx, dx, dz);
+    ctx.kernels<T>().channel.forward(ctx, parity(), changed(x), c.shift, c.scale, changed(z));
     T* zeros = scope.take<T>(channels());
     ctx.kernels<T>().move.zero(ctx, channels(), zeros);
-    ctx.kernels<T>().channel.inverse(ctx, -1, dx, zeros, c.scale, dz);
-    this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
+    ctx.kernels<T>().channel.inverse(ctx, parity(), changed(dx), zeros, c.scale, changed(dz));
+    if (trained()) this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
+
+ private:
+  virtual ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
+                                              const Params<T>& params) const = 0;
+  /// sums (2, C): gradients by shift, then by log scale, both without the log-det's part. dlogdet (1): its
+  /// sum over samples.
+  virtual void add_gradients(Context&, const Params<T>&, const double* /*sums*/,
+                             const double* /*dlogdet*/) const {}
+  virtual bool trained() const { return true; }
+
+  Slices slices_;
+  double active_;
 };
 
 }  // namespace evenflow

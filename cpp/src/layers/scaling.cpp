@@ -21,9 +21,9 @@ class Scaling final : public ChannelScale<T> {
     return c;
   }
 
-  void add_gradients(Context& ctx, const Params<T>& params, const double* sums, const double* dlogdet,
-                     double pixels) const override {
-    ctx.kernels<T>().channel.gradients(ctx, this->channels(), sums, dlogdet, pixels, 1, nullptr,
+  void add_gradients(Context& ctx, const Params<T>& params, const double* sums,
+                     const double* dlogdet) const override {
+    ctx.kernels<T>().channel.gradients(ctx, this->channels(), sums, dlogdet, this->active(), 1, nullptr,
                                        params.grad(logs_));
   }
 
