@@ -3,17 +3,16 @@
 #include <vector>
 
 #include "evenflow/error.hpp"
-#include "evenflow/layers.hpp"
-#include "kernels/kernel_set.hpp"
+#include "layers/movement.hpp"
 #include "layers/order.hpp"
 
 namespace evenflow {
 namespace {
 
 template <class T>
-class Permutation final : public Layer<T> {
+class Permutation final : public Movement<T> {
  public:
-  Permutation(Shape in, Order order) : Layer<T>("permutation", in, in, false), order_(order) {
+  Permutation(Shape in, Order order) : Movement<T>("permutation", in, in), order_(order) {
     constexpr int64_t most = int64_t{1} << std::numeric_limits<T>::digits;  // indices are stored as T
     if (in.c > most) fail<ConfigError>("permutation", "expected channels <= ", most, ", got ", in.c);
   }
@@ -51,30 +50,13 @@ class Permutation final : public Layer<T> {
 
  private:
   // z[c] = x[order[c]], or its inverse.
-  void gather(Context& ctx, const Params<T>& params, bool back, View<const T> in, View<T> out) const {
+  void move(Context& ctx, const Params<T>& params, bool back, View<const T> in, View<T> out) const override {
     const int64_t n = in.shape.c;
     WorkspaceScope scope(ctx);
     int32_t* order = scope.take<int32_t>(n);
     ctx.kernels<T>().mixing.channel_order(ctx, n, params.value(order_id_), back, order);
     if (ctx.on_host() && std::find(order, order + n, -1) != order + n) check_values(ctx, params);
     ctx.kernels<T>().mixing.gather_channels(ctx, in, order, out);
-  }
-
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*) const override {
-    gather(ctx, params, false, x, z);
-  }
-  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double*) const override {
-    gather(ctx, params, true, z, x);
-  }
-  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx) const override {
-    gather(ctx, params, true, z, x);
-    gather(ctx, params, true, dz, dx);
-  }
-  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
-                           const double*, View<T> z, View<T> dz) const override {
-    gather(ctx, params, false, x, z);
-    gather(ctx, params, false, dx, dz);
   }
 
   Order order_;

@@ -1,6 +1,5 @@
 #include "evenflow/error.hpp"
-#include "evenflow/layers.hpp"
-#include "kernels/kernel_set.hpp"
+#include "layers/movement.hpp"
 
 namespace evenflow {
 namespace {
@@ -17,31 +16,17 @@ Shape unsqueezed(const Shape& in) {
   return {in.n, 2 * in.h, 2 * in.w, in.c / 4};
 }
 
-/// Only moves values: backward applies the inverse movement to values and gradients.
 template <class T>
-class Squeeze final : public Layer<T> {
+class Squeeze final : public Movement<T> {
  public:
   Squeeze(Shape in, SqueezeOrder order, bool reversed)
-      : Layer<T>(reversed ? "unsqueeze" : "squeeze", in, reversed ? unsqueezed(in) : squeezed(in), false),
+      : Movement<T>(reversed ? "unsqueeze" : "squeeze", in, reversed ? unsqueezed(in) : squeezed(in)),
         diagonal_(order == SqueezeOrder::diagonal),
         reversed_(reversed) {}
 
  private:
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*) const override {
-    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, reversed_, x, z);
-  }
-  void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
-    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, z, x);
-  }
-  void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx) const override {
-    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, z, x);
-    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, dz, dx);
-  }
-  void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx, const double*,
-                           View<T> z, View<T> dz) const override {
-    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, reversed_, x, z);
-    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, reversed_, dx, dz);
+  void move(Context& ctx, const Params<T>&, bool back, View<const T> from, View<T> to) const override {
+    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, back != reversed_, from, to);
   }
 
   bool diagonal_;
@@ -49,38 +34,22 @@ class Squeeze final : public Layer<T> {
 };
 
 template <class T>
-class Flatten final : public Layer<T> {
+class Flatten final : public Movement<T> {
  public:
-  explicit Flatten(Shape in) : Layer<T>("flatten", in, {0, 1, 1, in.per_sample()}, false) {}
+  explicit Flatten(Shape in) : Movement<T>("flatten", in, {0, 1, 1, in.per_sample()}) {}
 
  private:
   // Pixels and rows of an image are equally spaced, but with different strides.
-  void move(Context& ctx, View<const T> from, View<T> to) const {
+  void move(Context& ctx, const Params<T>&, bool back, View<const T> from, View<T> to) const override {
     const Shape image = this->input_shape().with_batch(from.shape.n);
     const int64_t pixels = image.pixels_per_sample();
-    if (to.shape.c == image.per_sample()) {
+    if (!back) {
       ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(from.data, image, from.stride),
                                         pixels * from.stride, View<T>(to.data, image), to.stride);
     } else {
       ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(from.data, image), from.stride,
                                         View<T>(to.data, image, to.stride), pixels * to.stride);
     }
-  }
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*) const override {
-    move(ctx, x, z);
-  }
-  void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
-    move(ctx, z, x);
-  }
-  void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx) const override {
-    move(ctx, z, x);
-    move(ctx, dz, dx);
-  }
-  void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx, const double*,
-                           View<T> z, View<T> dz) const override {
-    move(ctx, x, z);
-    move(ctx, dx, dz);
   }
 };
 
