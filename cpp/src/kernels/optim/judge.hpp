@@ -17,8 +17,8 @@ struct NotFinite {
   }
 };
 
-/// For sample i of a and b, each `pixels` rows of cols values: max |a - b| / max(1, max |b|), infinite where it is
-/// no number. One large sample thus hides nothing of the others.
+/// For sample i of a and b, each `pixels` rows of cols values: max |a - b| / max(1, max |b|), infinite where
+/// it is no number. One large sample thus hides nothing of the others.
 template <class T>
 struct SampleDistance {
   int64_t pixels, cols;
@@ -38,7 +38,7 @@ struct SampleDistance {
       }
       for (; c < cols; ++c) see(got[c], truth[c], error[0], size[0]);
     }
-    for (int l = 1; l < kLanes; ++l) {
+    for (int l = 1; l < min_of<int64_t>(cols, kLanes); ++l) {
       error[0] = max_of(error[0], error[l]);
       size[0] = max_of(size[0], size[l]);
     }

@@ -33,7 +33,8 @@ class OptimLaunch final : public OptimKernels<T> {
 
   void distance(Context& ctx, View<const T> a, View<const T> b, double* out) const override {
     const Shape& s = a.shape;
-    Exec::largest(ctx, 1, s.n, ops::SampleDistance<T>{s.h * s.w, s.c, a.data, a.stride, b.data, b.stride}, out);
+    Exec::largest(ctx, 1, s.n, ops::SampleDistance<T>{s.h * s.w, s.c, a.data, a.stride, b.data, b.stride},
+                  out);
   }
 };
 
