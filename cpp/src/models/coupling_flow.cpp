@@ -30,8 +30,8 @@ CouplingFlowConfig resolved(CouplingFlowConfig config) {
   if (config.permutation == "auto")
     config.permutation = in_box || config.dims > kMixedColumns ? "shuffle" : "lu-shuffle";
   if (config.preprocess == "auto") config.preprocess = in_box ? "none" : "standardize";
-  // Splines leave alone what is beyond their bound. A logistic base has 4 % there, which a matrix can scale.
-  // Given a context, densities of Gaussian tails are the rule.
+  // A spline is the identity beyond its bound. A logistic base has 4 % of its mass there, which a learned
+  // matrix can scale. With a context, densities mostly have Gaussian tails.
   const bool scales = config.permutation == "lu" || config.permutation == "lu-shuffle";
   const bool logistic = scales && config.dims > 1 && config.context == 0;
   if (config.base == "auto") config.base = logistic ? "logistic" : "gaussian";

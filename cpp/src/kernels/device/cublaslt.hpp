@@ -11,8 +11,8 @@
 #include "evenflow/context.hpp"
 #include "kernels/device/product.hpp"
 
-// cuBLASLt, opened at run time: it is needed neither to compile nor, but for speed, to run. Declared here is
-// what is used of its stable C interface; names and numbers are those of NVIDIA's cublasLt.h.
+// cuBLASLt, opened at run time: compiling needs neither its header nor the library, and running without it is
+// only slower. The declarations are the used part of NVIDIA's cublasLt.h, names and numbers included.
 
 namespace evenflow::device {
 

@@ -105,8 +105,8 @@ struct AddTaps {
   }
 };
 
-/// y = act((sum over taps + bias) * scale), or y += the sum: of each neighbour inside the image the tap's
-/// number in z (pixel, (tap, channel)); of one outside the edge channel's weight, or 0.
+/// y = act((sum over taps + bias) * scale), or y += the sum. A tap adds z[neighbour, tap]; for a neighbour
+/// outside the image it adds the edge channel's weight, if there is one.
 template <class T, class Y>
 struct SumTaps {
   const T* z;

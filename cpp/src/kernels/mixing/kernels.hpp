@@ -26,7 +26,7 @@ struct LuParameterGradients {
 template <class T>
 class MixingKernels {
  public:
-  /// Whether n channels are faster mixed by P, L and U one after the other, on the host, than by W.
+  /// Whether multiplying n channels by P, L and U in turn is faster than by W. Only true on the host.
   virtual bool mixes_by_factors(int64_t n) const = 0;
 
   // Matrices of 1x1 convolutions, computed in float64. The products with pixels are NetKernels'.

@@ -51,7 +51,8 @@ struct LuMatrix {
   double* log_det;
   double* room;
 
-  /// The diagonal; W; for the inverse P^-1, from which L's columns and U's are eliminated one by one.
+  /// Phase 0 computes the diagonal, 1 W. With an inverse, 2 writes P^-1; then n phases eliminate L's columns
+  /// and n U's; the last divides by the diagonal.
   EVENFLOW_INLINE int64_t phases(int64_t) const { return inverse ? 2 * f.n + 4 : 2; }
   EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared&) const {
     const Share share(at.thread);

@@ -9,8 +9,8 @@
 
 namespace evenflow::ops {
 
-/// order[from[c]] = c: the inverse of an order of n channels. `order` starts as -1 everywhere. Numbers that
-/// no permutation holds are skipped, so that a `from` that is none leaves a -1.
+/// order[from[c]] = c: the inverse of an order of n channels. `order` starts as -1 everywhere. Skips
+/// fractions and numbers outside 0 ... n - 1, so that a `from` that is no permutation leaves a -1.
 template <class From>
 struct InvertOrder {
   const From* from;

@@ -23,8 +23,8 @@ struct PlainMatrix {
   double* log_det;
   double* room;
 
-  /// W; for each column its pivot, the exchange of rows and the elimination below it; the determinant; the
-  /// columns of both factors' inverses, one by one; their product.
+  /// Phase 0 copies W. Three phases a column find the pivot, exchange rows, eliminate below. Then comes the
+  /// determinant. With `exact`, n - 1 phases invert both factors, and the last multiplies the inverses.
   EVENFLOW_INLINE int64_t phases(int64_t) const { return exact ? 4 * n + 2 : 3 * n + 2; }
   EVENFLOW_INLINE void run(int64_t phase, const Place& at, Shared&) const {
     const Share share(at.thread);
@@ -66,7 +66,7 @@ struct PlainMatrix {
   EVENFLOW_INLINE double* left(int64_t i) const { return room + (n + i) * n; }  ///< of L^-1
   /// Of U^-1, whose columns are not divided by U's diagonal yet.
   EVENFLOW_INLINE double* right(int64_t i) const { return room + (2 * n + i) * n; }
-  EVENFLOW_INLINE double* order() const { return room + 3 * n * n; }  ///< the rows of W that stand here
+  EVENFLOW_INLINE double* order() const { return room + 3 * n * n; }  ///< [i]: the row of W that is now row i
   EVENFLOW_INLINE double* pivot() const { return order() + n; }       ///< the row for the next exchange
 
   /// Column k of L; no thread asks for it before the next exchange.
@@ -106,7 +106,7 @@ struct PlainMatrix {
     log_det[0] = total;
   }
 
-  /// Row i of U^-1 L^-1, whose columns go back to where W's rows were.
+  /// Row i of W^-1: column j of U^-1 L^-1 is its column order()[j].
   EVENFLOW_INLINE void multiply(const Share& share, int64_t i) const {
     double* out = exact + i * n;
     for (int64_t j = share.first_col(0); j < n; j += cols) out[place(j)] = 0;

@@ -23,7 +23,7 @@ struct PixelMask {
   }
 };
 
-/// All pixels, known when the program is compiled: a kernel then does not divide for each of them.
+/// All pixels take part. A type of its own, so that kernels skip the divisions that find a pixel's colour.
 struct AllPixels {
   EVENFLOW_INLINE bool active(int64_t) const { return true; }
 };

@@ -4,8 +4,8 @@
 
 namespace evenflow::ops {
 
-/// Rows and columns of work on each value of views of one shape: one long row where no view has gaps, since a
-/// short row's last values don't fill a vector.
+/// The loop over all values of views of one shape: a single long row if no view has gaps, which keeps vectors
+/// full; else a row per pixel.
 struct Extent {
   int64_t rows, cols;
 };

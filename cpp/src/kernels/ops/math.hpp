@@ -74,7 +74,7 @@ EVENFLOW_INLINE int32_t float_to_bits(float f) {
   return bits;
 }
 
-/// b where one is NaN; so is min_of.
+/// The larger number; b if either is NaN. So does min_of.
 template <class T>
 EVENFLOW_INLINE T max_of(T a, T b) {
   return a > b ? a : b;
@@ -101,8 +101,8 @@ EVENFLOW_INLINE double rounded_product(double a, double b) {
 #endif
 }
 
-/// a * b + c, rounded once where the processor can. Left to compilers it may be once in the vectors of a loop
-/// and twice behind them.
+/// a * b + c, rounded once if the processor can. A compiler may round once in a loop's vectors and twice in
+/// its remainder, which gives two results of one formula.
 EVENFLOW_INLINE double multiply_add(double a, double b, double c) {
 #if defined(__CUDA_ARCH__)
   return ::fma(a, b, c);
@@ -200,7 +200,7 @@ EVENFLOW_INLINE V log1p(V x) {
 
 // For noise: double precision and branch-free, so that loops vectorise and every device has the same numbers.
 
-/// log of 2^-40 <= x <= 1, to 2^-51 of the result.
+/// log x for 2^-40 <= x <= 1, with a relative error of at most 2^-51.
 EVENFLOW_INLINE double noise_log(double x) {
   uint64_t bits;
   memcpy(&bits, &x, sizeof bits);
@@ -226,7 +226,8 @@ EVENFLOW_INLINE double noise_log(double x) {
   return e * 6.93147180369123816490e-01 + (2 * s + (2 * s * z * p + e * 1.90821492927058770002e-10));
 }
 
-/// Sine and cosine of 2 pi u, 0 <= u <= 1, to 2^-51 of 1. Taylor series of a quarter turn's half.
+/// Sine and cosine of 2 pi u, 0 <= u <= 1, with an error of at most 2^-51. Taylor series on
+/// angles within pi / 4.
 EVENFLOW_INLINE void noise_sine(double u, double* sine, double* cosine) {
   const double magic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
   const double shifted = 4 * u + magic, quarter = shifted - magic;

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-// What a body with blocks and threads is run with; see device/body.hpp.
+// The indices that a thread of a kernel body gets; see device/body.hpp.
 
 namespace evenflow::ops {
 

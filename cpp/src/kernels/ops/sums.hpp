@@ -2,7 +2,7 @@
 
 #include "kernels/ops/checkerboard.hpp"
 
-// Sums of columns, and what becomes of them; for all topics. Totals are in double.
+// Column sums, and functors that consume them, for several topics. Totals are in double.
 
 namespace evenflow::ops {
 
