@@ -29,7 +29,7 @@ import worker
 from works import WORKS_ON_GPUS
 
 import evenflow as ef
-from evenflow.extras import installed_libraries
+from evenflow._border.extras import installed_libraries
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)

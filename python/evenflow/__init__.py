@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from evenflow import errors
 from evenflow._core import DeviceArray, matmul_precision
 from evenflow._core import version as __version__
-from evenflow.arrays import to_uint8
+from evenflow._border.arrays import to_uint8
 from evenflow.errors import (ConfigError, DataWarning, DeviceError, Error, IoError, MissingExtra, NumericError,
                              RanksError, ShapeError)
 from evenflow.flow import Flow

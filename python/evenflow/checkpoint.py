@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, checks
+from evenflow import _core
+from evenflow._border import checks
 from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenflow import _core, arrays, checks
+from evenflow import _core
+from evenflow._border import arrays, checks
 from evenflow._core import DeviceArray
-from evenflow.arrays import Batch
+from evenflow._border.arrays import Batch
 from evenflow.errors import ConfigError, DataWarning, DeviceError, NumericError, ShapeError
-from evenflow.weights import check_weights
+from evenflow._border.weights import check_weights
 
 if TYPE_CHECKING:
     from evenflow.optim import MovingAverage, Optimizer

@@ -10,10 +10,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenflow import arrays, checkpoint, checks
+from evenflow import checkpoint
+from evenflow._border import arrays, checks
 from evenflow.density import Density, core_of
 from evenflow.errors import ConfigError, ShapeError
-from evenflow.names import hinted
+from evenflow._border.names import hinted
 
 if TYPE_CHECKING:
     from evenflow.data.augment import Augment
@@ -186,11 +187,12 @@ class Flow(Density):
             verbose=True without tqdm.
         """
         # Imported here, since programs that only use a model don't need this.
-        from evenflow import discrete, presets, progress
+        from evenflow.data import discrete
+        from evenflow.training import presets, progress
         from evenflow.data.augment import Augment
-        from evenflow.ranks import Ranks
-        from evenflow.settings import Settings
-        from evenflow.train import Trainer, refuse_used
+        from evenflow.distributed.ranks import Ranks
+        from evenflow.training.settings import Settings
+        from evenflow.training.loop import Trainer, refuse_used
         where = "fit"
         if checks.flag(where, "resume", resume) and checkpoint is None:
             raise ConfigError("[fit] resume=True needs checkpoint=...")

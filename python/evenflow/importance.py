@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow import arrays, checks
+from evenflow._border import arrays, checks
 from evenflow.density import Density
 from evenflow.errors import ConfigError, DataWarning, NumericError, ShapeError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, checks
+from evenflow._border import arrays, checks
 from evenflow.density import check_flow
 from evenflow.errors import ConfigError, ShapeError
 from evenflow.flow import Flow

@@ -20,7 +20,7 @@ import numpy as np
 
 from evenflow.density import Density
 from evenflow.errors import ConfigError, ShapeError
-from evenflow.extras import need, outdated
+from evenflow._border.extras import need, outdated
 
 OLDEST = (0, 10)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, checks
+from evenflow._border import arrays, checks
 from evenflow.density import check_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.flow import Flow

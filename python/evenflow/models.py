@@ -12,13 +12,14 @@ from typing import IO, Any, Literal, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenflow import _core, checkpoint, checks, masks
-from evenflow.bounds import checked as checked_bounds
-from evenflow.checks import LARGEST, choice, flag, number, whole
+from evenflow import _core, checkpoint
+from evenflow._border import checks, masks
+from evenflow._border.bounds import checked as checked_bounds
+from evenflow._border.checks import LARGEST, choice, flag, number, whole
 from evenflow.errors import ConfigError, DeviceError, IoError, ShapeError
-from evenflow.extras import load_backend
+from evenflow._border.extras import load_backend
 from evenflow.flow import Flow
-from evenflow.names import hinted
+from evenflow._border.names import hinted
 
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024

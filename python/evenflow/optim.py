@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from evenflow import _core, arrays
-from evenflow.arrays import memory_for
-from evenflow.checks import flag, number, whole
+from evenflow import _core
+from evenflow._border import arrays
+from evenflow._border.arrays import memory_for
+from evenflow._border.checks import flag, number, whole
 from evenflow.density import Density, check_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
-from evenflow.names import hinted
+from evenflow._border.names import hinted
 
 MOST_STEPS = 2**62
 """Largest number of steps that an optimiser counts."""

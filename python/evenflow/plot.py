@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, checks
+from evenflow._border import arrays, checks
 from evenflow.errors import ConfigError, IoError, ShapeError
-from evenflow.extras import need
+from evenflow._border.extras import need
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:

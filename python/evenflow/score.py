@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow._border import arrays
 from evenflow.density import Density, check_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
-from evenflow.feed import as_taken
-from evenflow.files import Rows, blocks, check_any, write_rows
-from evenflow.ranks import Ranks
-from evenflow.rows import Picked, origin, stays_outside
-from evenflow.weights import check_weights, mean_one
+from evenflow.training.feed import as_taken
+from evenflow._border.files import Rows, blocks, check_any, write_rows
+from evenflow.distributed.ranks import Ranks
+from evenflow._border.rows import stays_outside
+from evenflow.data.rows import Picked, origin
+from evenflow._border.weights import check_weights, mean_one
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
 SCORED_VALUES = 1 << 22
@@ -71,7 +72,7 @@ def score_rows(flow: Density, rows: Rows, out: str | os.PathLike[str], reference
         The model.
     rows : array_like or iterable
         An array x, or an iterable of (x, given) or (x, given, weight) of consecutive rows, such as
-        `evenflow.stream.read_rows` returns.
+        `evenflow.runs.stream.read_rows` returns.
     out : path
         The file. It appears complete or not at all.
     reference : array_like, (M,), optional

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, checks
-from evenflow import bounds as of_columns
+from evenflow._border import arrays, checks
+from evenflow._border import bounds as of_columns
 from evenflow.errors import ConfigError, NumericError
-from evenflow.extras import need, outdated
+from evenflow._border.extras import need, outdated
 from evenflow.flow import Flow
 from evenflow.models import NICE, CouplingFlow
 from evenflow.score import ranked
-from evenflow.weights import check_weights, mean_one
+from evenflow._border.weights import check_weights, mean_one
 
 _version = need("evenflow.sklearn", "sklearn", "scikit-learn", "sklearn").__version__
 from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, clone  # noqa: E402

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import bounds, checks
+from evenflow._border import bounds, checks
 from evenflow.density import Density, core_of
 from evenflow.errors import NumericError
 

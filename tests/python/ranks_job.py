@@ -11,7 +11,7 @@ import numpy as np
 from mpi4py import MPI
 
 import evenflow as ef
-from evenflow.sums import GradientSums
+from evenflow.distributed.sums import GradientSums
 
 MODELS = {
     "nice": lambda shape, **o: ef.NICE(shape, couplings=4, hidden=(20, 20), **o),

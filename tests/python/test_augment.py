@@ -5,7 +5,7 @@ import pytest
 
 import evenflow as ef
 from evenflow.data.augment import Augment
-from evenflow.train import Settings, Trainer
+from evenflow.training.loop import Settings, Trainer
 
 
 def test_augmented_training_resumes_exactly(pictures, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 import evenflow as ef
 from evenflow import _core
-from evenflow.arrays import to_floats
+from evenflow._border.arrays import to_floats
 
 X = np.zeros((4, 4), np.float32)
 

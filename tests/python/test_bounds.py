@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import bounds
+from evenflow._border import bounds
 from evenflow.cli import main
 from plain import plain_table
 
@@ -201,7 +201,7 @@ def test_float32_rounds_to_a_bound():
 
 
 def test_data_in_files_are_held_against_the_bounds_as_they_come(tmp_path, monkeypatch):
-    monkeypatch.setattr("evenflow.rows.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
     x = rows(1000)
     x[613, 1] = 2.0
     np.save(tmp_path / "x.npy", x)

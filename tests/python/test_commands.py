@@ -9,8 +9,8 @@ import pytest
 import evenflow as ef
 from evenflow import latent
 from evenflow.cli import main
-from evenflow.export import write_data
-from evenflow.files import write_rows
+from evenflow.runs.export import write_data
+from evenflow._border.files import write_rows
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
 from evenflow.score import p_values
 
@@ -57,7 +57,7 @@ def picture(path):
 # encode, decode, sample
 
 def test_encode_and_decode_give_the_data_back(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 100 * 64)
+    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 100 * 64)
     np.save(tmp_path / "x.npy", DIGITS.test)
     z, out = tmp_path / "z.npy", tmp_path / "out.npy"
     assert result(capsys, "encode", runs / "glow", tmp_path / "x.npy", "--out", z)["n"] == 297
@@ -318,7 +318,7 @@ def test_inpaint_command(runs, tmp_path, capsys):
 # score
 
 def test_score_streams_the_same_numbers(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 50 * 64)
+    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 50 * 64)
     flow, out = model(runs, "glow"), tmp_path / "s.npy"
     np.save(tmp_path / "x.npy", DIGITS.test)
     numbers = result(capsys, "score", runs / "glow", tmp_path / "x.npy", "--seed", 5, "--out", out)
@@ -418,7 +418,7 @@ def test_bad_input(runs, tmp_path, capsys, monkeypatch, arguments, word):
 
 
 def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 2 * 100)
+    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 2 * 100)
     x = np.zeros((1000, 2))
     x[777, 1] = np.nan
     np.save(tmp_path / "x.npy", x)

@@ -380,8 +380,8 @@ def test_torch_takes_the_contexts_that_a_flow_takes():
                                                      ("none", {"init_batch": 80}, 80)])
 def test_initialisation_heeds_the_values_of_the_context(monkeypatch, preprocess, given, rows):
     """A wide one is copied several times."""
-    monkeypatch.setattr("evenflow.train.INIT_VALUES", 30 * 20)
-    monkeypatch.setattr("evenflow.train.WHITENED_VALUES", 50 * 20)
+    monkeypatch.setattr("evenflow.training.loop.INIT_VALUES", 30 * 20)
+    monkeypatch.setattr("evenflow.training.loop.WHITENED_VALUES", 50 * 20)
     seen, rng = [], np.random.default_rng(0)
     monkeypatch.setattr(ef.CouplingFlow, "_initialize", lambda flow, where, x, context: seen.append((x.shape, context.shape)))
     flow = plain_table(2, context=18, couplings=1, hidden=(2,), preprocess=preprocess)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import bench, latent
+from evenflow import latent
+from evenflow.cli import bench
 from evenflow.cli import main
-from evenflow.export import decode_rows
-from evenflow.stream import read_rows
+from evenflow.runs.export import decode_rows
+from evenflow.runs.stream import read_rows
 
 NAMES = ["freq", "phase", "y0", "y1", "y2"]
 DENSITY, CONTEXT = NAMES[:2], NAMES[2:]

@@ -6,7 +6,7 @@ from alike import assert_a_step_is_its_parts, assert_alike
 
 import evenflow as ef
 from evenflow.cli import main
-from evenflow.export import write_samples
+from evenflow.runs.export import write_samples
 from evenflow.inpaint import hidden_pixels, inpaint
 from evenflow.latent import as_floats
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import rows
+from evenflow._border.rows import Rows
+from evenflow.data import rows
 from evenflow.runs import evaluate
-from evenflow.stream import read_latents, read_rows
+from evenflow.runs.stream import read_latents, read_rows
 
 rng = np.random.default_rng(0)
 
@@ -147,7 +148,7 @@ def test_images_in_a_black_square(tmp_path):
     assert np.array_equal(padded.train[:, 1:9, 2:9], x) and np.array_equal(padded.test, padded.train[:2])
     assert padded.train.sum() == x.sum(dtype=np.uint64)
     outside = ef.data.Dataset(rows.Picked(x, np.arange(5)), kind="image").padded(11).train
-    assert isinstance(outside, rows.Rows) and outside.dtype == np.uint8
+    assert isinstance(outside, Rows) and outside.dtype == np.uint8
     assert np.array_equal(outside[[3, 0]], padded.train[[3, 0]]) and np.array_equal(outside[1:3], padded.train[1:3])
     assert padded.padded(11).train is padded.train
     with pytest.raises(ef.ShapeError, match="expected images of at most 7 x 7 pixels for this pad, got 8 x 7"):
@@ -301,8 +302,7 @@ def test_a_folder_of_npz_has_training_data_and_one_part_a_file(tmp_path):
 @pytest.fixture
 def small_memory(monkeypatch):
     """Arrays of more than 100 bytes count as large."""
-    for module in ("rows", "data.numpy_files"):
-        monkeypatch.setattr(f"evenflow.{module}.RESIDENT_BYTES", 100)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 100)
 
 
 def test_large_arrays_stay_in_their_files(tmp_path, small_memory):
@@ -330,7 +330,7 @@ def test_split_of_a_file_keeps_no_numbers(tmp_path, small_memory):
 
 
 def test_standard_error_of_neighbours_drawn_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("evenflow.rows.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
     values = np.random.default_rng(1).standard_normal((1 << 16, 2), np.float32)
     np.save(tmp_path / "sorted.npy", np.sort(values, axis=0))
     table = np.load(tmp_path / "sorted.npy", mmap_mode="r")
@@ -374,8 +374,7 @@ def test_broken_large_npz(tmp_path, small_memory):
 
 @pytest.mark.parametrize("limit, held_out", [(10**9, "val_data"), (100, "test_data")])
 def test_imagenet_batches(tmp_path, monkeypatch, limit, held_out):
-    for module in ("rows", "data.numpy_files"):
-        monkeypatch.setattr(f"evenflow.{module}.RESIDENT_BYTES", limit)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", limit)
     planes = rng.integers(0, 256, (10, 3 * 64), np.uint8)
     for k, name in enumerate(["train_data_batch_1", "train_data_batch_2", "train_data_batch_10"]):
         np.savez(tmp_path / f"{name}.npz", data=planes[3 * k:3 * k + 3], labels=np.arange(3) + 3 * k + 1,

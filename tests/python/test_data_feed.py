@@ -8,8 +8,8 @@ import pytest
 
 import evenflow as ef
 from evenflow.data.augment import Augment
-from evenflow.feed import Feed
-from evenflow.rows import Joined, Order, Picked, Rows, Stored
+from evenflow.training.feed import Feed
+from evenflow.data.rows import Joined, Order, Picked, Rows, Stored
 
 
 class Outside(Rows):
@@ -206,7 +206,7 @@ def test_resume_of_data_outside_is_exact(table, real_nvp, tmp_path):
 
 
 def test_nothing_is_read_as_a_whole(table, real_nvp, tmp_path, monkeypatch):
-    monkeypatch.setattr("evenflow.discrete.MOST_ROWS", 64)
+    monkeypatch.setattr("evenflow.data.discrete.MOST_ROWS", 64)
     x = Outside(np.concatenate([table + 0.1 * i for i in range(20)]))
     flow = real_nvp()
     flow.fit(x, batch_size=32, steps=20, checkpoint=tmp_path / "m.safetensors", init_batch=64)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import rows
+from evenflow._border.rows import Rows
 from evenflow.cli import main
 
 rng = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def test_half_transparent_and_grey_pictures(icons):
 
 def test_transparent_pictures_that_stay_on_the_disk(icons, monkeypatch):
     """They are not decoded to be counted."""
-    monkeypatch.setattr("evenflow.data.folder.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
     with pytest.warns(ef.DataWarning, match="possibly transparent pictures: 5 of 5"):
         data = ef.data.load(icons)
     assert (data.train[0][:, 2:] == 255).all()
@@ -147,9 +147,9 @@ def test_pictures_are_cropped_and_decoded_when_used(tmp_path, monkeypatch):
     for i, picture in enumerate(pictures):
         image.fromarray(picture).save(tmp_path / f"{i}.png")
     assert np.array_equal(ef.data.load(tmp_path, crop=4).train, pictures[:, 2:6, 3:7])
-    monkeypatch.setattr("evenflow.data.folder.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
     lazy = ef.data.load(tmp_path).train
-    assert isinstance(lazy, rows.Rows) and lazy.shape == pictures.shape
+    assert isinstance(lazy, Rows) and lazy.shape == pictures.shape
     assert np.array_equal(lazy[[3, 0]], pictures[[3, 0]])
     flow = ef.NICE((8, 10, 3), couplings=2, hidden=(8,))
     history = flow.fit(lazy, valid=ef.data.load(tmp_path).split(0.5).test, batch_size=2, epochs=2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow.stream import read_rows
+from evenflow.runs.stream import read_rows
 
 CSV = "\ufeffa,b,kind\n1,2.5,x\n-3e2,4, y\n5,6,x \n"
 

@@ -435,7 +435,7 @@ def torch_place(device, monkeypatch):
     """Where torch's tensors for a flow on `device` are; those on the CPU pass for the emulated one's then."""
     torch = pytest.importorskip("torch")
     from evenflow import torch as bridge
-    from evenflow import torch_operators as operators
+    from evenflow.torch import operators as operators
     if device == "cpu":
         return torch.device("cpu")
     if not emulated():

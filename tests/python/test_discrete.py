@@ -153,7 +153,7 @@ def test_of_many_rows_a_sample_is_looked_at(tmp_path, monkeypatch):
     x = normal(200_000, 2).astype(np.float32)
     x[:, 0] = np.round(x[:, 0])
     assert re.search(r"column 0 \(\d values, 1 apart\)", warned(x))
-    monkeypatch.setattr("evenflow.data.numpy_files.RESIDENT_BYTES", 1000)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 1000)
     x[:2000:20, 1] = np.nan  # of a file, which training would find
     np.save(tmp_path / "x.npy", x)
     assert re.search(r"column 0 \(\d values, 1 apart\)",

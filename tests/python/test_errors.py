@@ -9,8 +9,8 @@ import pytest
 
 import evenflow as ef
 from evenflow import latent, plot
-from evenflow.bench import bench
-from evenflow.export import decode_rows, encode_rows, write_samples
+from evenflow.cli.bench import bench
+from evenflow.runs.export import decode_rows, encode_rows, write_samples
 from evenflow.flow import _restored
 from evenflow.inpaint import inpaint
 from evenflow.score import log_probs, score_rows

@@ -5,7 +5,7 @@ import pytest
 
 import evenflow as ef
 from evenflow.cli import main
-from evenflow.export import decode_rows, encode_rows, write_samples
+from evenflow.runs.export import decode_rows, encode_rows, write_samples
 from evenflow.score import score_rows
 
 CALLS = pytest.mark.parametrize("call", [encode_rows, decode_rows, score_rows])
@@ -14,7 +14,7 @@ CALLS = pytest.mark.parametrize("call", [encode_rows, decode_rows, score_rows])
 @CALLS
 def test_an_array_is_its_rows(table_model, table, tmp_path, monkeypatch, call):
     """The ending is in either case, and blocks change nothing."""
-    monkeypatch.setattr("evenflow.files.ARRAY_VALUES", 60)
+    monkeypatch.setattr("evenflow._border.files.ARRAY_VALUES", 60)
     rows = table_model.encode(table) if call is decode_rows else table
     for name, given in (("whole.NPY", rows), ("pairs.npy", [(rows[:150], None), (rows[150:], None)])):
         call(table_model, given, tmp_path / name)

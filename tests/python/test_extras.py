@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import evenflow as ef
-from evenflow.extras import need
+from evenflow._border.extras import need
 
 
 @pytest.mark.parametrize("lacks, bridge, wanted", [

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import plot, presets
+from evenflow import plot
+from evenflow.training import presets
 from evenflow.cli import main
-from evenflow.files import replacing
+from evenflow._border.files import replacing
 
 image = pytest.importorskip("PIL.Image")
 SMALL = ["--levels", "1", "--depth", "1", "--hidden", "4", "--steps", "2", "--quiet"]
@@ -85,8 +86,7 @@ def test_other_names_are_classes(tmp_path):
 
 def test_parts_that_stay_on_the_disk(tmp_path, monkeypatch):
     x, y = (write(tmp_path / part / "0.png", seed=i) for i, part in enumerate(("train", "test")))
-    monkeypatch.setattr("evenflow.data.folder.RESIDENT_BYTES", 0)
-    monkeypatch.setattr("evenflow.rows.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
     data = ef.data.load(tmp_path)
     assert not isinstance(data.train, np.ndarray)
     assert np.array_equal(data.train[:], [x]) and np.array_equal(data.test[:], [y])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import presets
+from evenflow.training import presets
 from evenflow.cli.train import MODELS
-from evenflow.train import Settings
+from evenflow.training.loop import Settings
 
 # Millions of parameters of the authors' code.
 MILLIONS = {"glow-cifar10": 44.6, "glow-imagenet32": 66.9, "glow-imagenet64": 112.4,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from evenflow.cli import main
-from evenflow.progress import Progress
-from evenflow.presets import UNTIL_STOPPED
+from evenflow.training.progress import Progress
+from evenflow.training.presets import UNTIL_STOPPED
 
 
 def test_a_bar_on_a_terminal(capsys, monkeypatch):

@@ -165,7 +165,7 @@ def test_data_in_a_file(tmp_path):
     script = """if True:
         import json, sys, numpy as np, evenflow as ef
         from mpi4py import MPI
-        ef.rows.RESIDENT_BYTES = 0
+        ef._border.rows.RESIDENT_BYTES = 0
         x = np.load(sys.argv[1], mmap_mode="r")
         flow = ef.CouplingFlow(3, couplings=2, hidden=(8,), seed=0, dtype="float64", threads=1)
         losses = []
@@ -207,7 +207,7 @@ def test_a_failed_step_fails_on_every_rank(ranks, value, tmp_path):
         import sys, numpy as np, evenflow as ef
         from mpi4py import MPI
         flow = ef.CouplingFlow(3, couplings=2, hidden=(300, 300), law="affine", base="gaussian", seed=0)
-        ef.rows.RESIDENT_BYTES = 0
+        ef._border.rows.RESIDENT_BYTES = 0
         data = np.load(sys.argv[1], mmap_mode="r")
         flow.init(data[20:])
         skipped = []

@@ -12,7 +12,7 @@ from parameters import assert_same, broken_after, values
 
 import evenflow as ef
 from evenflow import _core
-from evenflow.train import Settings, Trainer
+from evenflow.training.loop import Settings, Trainer
 
 FULL = dict(batch_size=12, optimizer="adam", lr=3e-3, warmup=5, lr_decay=0.99, clip=50.0, average=0.9,
             accumulate=2, on_nonfinite="rollback", seed=3)
@@ -389,7 +389,7 @@ def test_a_hang_up_that_is_ignored(table, real_nvp):
 
 
 def test_later_interrupt_does_not_wait(tmp_path, table, real_nvp, monkeypatch):
-    monkeypatch.setattr("evenflow.signals.SAME_SECONDS", -1.0)
+    monkeypatch.setattr("evenflow.training.signals.SAME_SECONDS", -1.0)
     flow, path, seen = real_nvp(), tmp_path / "m.safetensors", []
 
     def press_twice(record):

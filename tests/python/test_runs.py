@@ -313,7 +313,7 @@ def test_names_that_are_no_text(tmp_path, table_file, capfd):
         ef.load(os.path.join(out, "nowhere"))
 
 
-@pytest.mark.parametrize("moment", ["evenflow.train.Trainer._init", "evenflow.checkpoint.save",
+@pytest.mark.parametrize("moment", ["evenflow.training.loop.Trainer._init", "evenflow.checkpoint.save",
                                     "evenflow.runs.evaluate"])
 def test_terminated_outside_the_loop(tmp_path, capsys, monkeypatch, moment):
     """While a model is initialised, while the first files are written, while the test data are looked at."""

@@ -7,7 +7,7 @@ import pytest
 
 import evenflow as ef
 from evenflow.models import MODELS
-from evenflow.names import ELSEWHERE
+from evenflow._border.names import ELSEWHERE
 
 OPTIMIZERS = [ef.Adam, ef.AdamW, ef.Adamax, ef.SGD, ef.RMSProp]
 

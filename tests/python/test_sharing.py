@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow.rows import Stored
+from evenflow.data.rows import Stored
 
 forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
 

@@ -9,8 +9,8 @@ import pytest
 import evenflow as ef
 from evenflow.cli import main
 from evenflow.data import table
-from evenflow.rows import Stored
-from evenflow.stream import read_rows
+from evenflow.data.rows import Stored
+from evenflow.runs.stream import read_rows
 
 X = np.random.default_rng(0).standard_normal((40, 3))
 
@@ -198,7 +198,7 @@ def test_whole_numbers_in_numpy_files(tmp_path, dtype):
 def test_large_files_of_whole_numbers(tmp_path, monkeypatch):
     x = np.arange(600).reshape(200, 3)
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.setattr("evenflow.data.numpy_files.RESIDENT_BYTES", 100)
+    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 100)
     rows = ef.data.load(tmp_path / "x.npy").train
     assert isinstance(rows.base, Stored) and rows.dtype == np.float64 and rows.group == rows.base.group
     assert rows[3:5].dtype == np.float64 and np.array_equal(rows, x) and np.array_equal(rows[[7, 2]], x[[7, 2]])

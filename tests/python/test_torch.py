@@ -455,7 +455,7 @@ def test_operators_keep_torchs_rules(images, glow, monkeypatch):
     flow.init(images[0])
     module, x = FlowModule(flow), torch.from_numpy(images[0][:3])
     # The rules are tried on copies of the tensors.
-    monkeypatch.setattr("evenflow.torch_operators._own_flow", lambda number, tensors: flow)
+    monkeypatch.setattr("evenflow.torch.operators._own_flow", lambda number, tensors: flow)
     operators, tensors, floats = torch.ops.evenflow, module._tensors(), x.float()
     z = torch.zeros(3, flow.dims)
     rules = ("test_schema", "test_faketensor", "test_autograd_registration")

@@ -8,7 +8,7 @@ import pytest
 from parameters import assert_same, broken_after, values
 from plain import plain_table
 import evenflow as ef
-from evenflow.train import Settings, Trainer
+from evenflow.training.loop import Settings, Trainer
 
 
 def test_learns(images, glow):

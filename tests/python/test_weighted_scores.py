@@ -8,7 +8,7 @@ import pytest
 import evenflow as ef
 from evenflow.cli import main
 from evenflow.score import p_values, score_rows
-from evenflow.stream import read_rows
+from evenflow.runs.stream import read_rows
 
 
 def test_p_values_one_by_one():
@@ -94,7 +94,7 @@ def test_rows_of_a_weighted_run_are_calibrated(tmp_path, capsys):
 
 
 def test_weights_go_with_their_rows(tmp_path, table, monkeypatch):
-    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 100)
+    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 100)
     np.savez(tmp_path / "t.npz", x=table, weight=np.arange(len(table)))
     pieces = list(read_rows(tmp_path / "t.npz"))
     assert len(pieces) > 2 and all(len(x) == len(w) for x, _, w in pieces)

@@ -7,9 +7,9 @@ from parameters import values as by_name
 from test_drift import shrinking
 
 import evenflow as ef
-from evenflow.feed import Feed
-from evenflow.rows import Picked
-from evenflow.weights import in_proportion, mean_one
+from evenflow.training.feed import Feed
+from evenflow.data.rows import Picked
+from evenflow._border.weights import in_proportion, mean_one
 
 
 def values(flow):

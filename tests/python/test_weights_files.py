@@ -8,7 +8,7 @@ import pytest
 import evenflow as ef
 from evenflow.cli import main
 from evenflow.runs import evaluate
-from evenflow.stream import read_rows
+from evenflow.runs.stream import read_rows
 from plain import plain_table
 
 

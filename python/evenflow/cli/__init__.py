@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import evenflow
-from evenflow import _core, signals
+from evenflow import _core
+from evenflow.training import signals
 from evenflow.cli import latents, models, train
 from evenflow.cli.common import hint, spelled
-from evenflow.console import tell, tell_error, write
+from evenflow._border.console import tell, tell_error, write
 from evenflow.errors import ConfigError, DataWarning, DeviceError, IoError, NumericError, RanksError, ShapeError
 
 
@@ -77,7 +78,7 @@ def _failed(code: int, what: str, error: Exception, flags: dict[str, str]) -> in
     text = str(error) or "out of memory"
     if text.startswith("[Glow]"):
         flags = {**flags, "steps": "--depth"}
-    if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.ranks
+    if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.distributed.ranks
         tell_error(f"evenflow: {what}: {text if text.startswith('[config]') else spelled(text, flags)}")
     return code
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.console import write
+from evenflow._border.console import write
 from evenflow.data import load
 from evenflow.data.numpy_files import read_npz_context
 from evenflow.data.table import TABLES

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from evenflow.cli.common import hint
 from evenflow.cli.options import GROUPS, KEYS, PLACE, add_options, given
 from evenflow.errors import ConfigError, IoError
-from evenflow.extras import need
+from evenflow._border.extras import need
 
 
 def read(path: str) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from evenflow.cli.common import (chosen_rows, class_number, command, examples, g
                                  given_label, model_and_data, model_argument, report, rows_arguments, table_arguments)
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
-from evenflow.export import decode_rows, encode_rows, write_data
+from evenflow.runs.export import decode_rows, encode_rows, write_data
 from evenflow.flow import Flow
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
 from evenflow.runs import conditions, held_out, of_part, open_model
-from evenflow.stream import read_latents, read_rows
+from evenflow.runs.stream import read_latents, read_rows
 
 PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
 LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"

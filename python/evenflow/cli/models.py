@@ -14,13 +14,13 @@ from evenflow.cli.common import (command, given_arguments, given_context, given_
                                  quality, report, table_arguments)
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
-from evenflow.export import write_samples
-from evenflow.files import Weighted
+from evenflow.runs.export import write_samples
+from evenflow._border.files import Weighted
 from evenflow.flow import Flow
 from evenflow.latent import enlarged
 from evenflow.runs import Plan, Selection, evaluate, held_out, open_model, tested
 from evenflow.score import log_probs, score_rows
-from evenflow.stream import read_rows
+from evenflow.runs.stream import read_rows
 
 
 def evaluate_command(args: argparse.Namespace) -> int:

@@ -14,11 +14,11 @@ from typing import Any
 
 from evenflow.data.augment import Augment
 from evenflow.errors import ConfigError
-from evenflow.logs import Outputs
+from evenflow.runs.logs import Outputs
 from evenflow.models import DECLARED, MODELS, Setting
 from evenflow.optim import OPTIMIZERS
-from evenflow.presets import PRESETS
-from evenflow.settings import Settings
+from evenflow.training.presets import PRESETS
+from evenflow.training.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, arrays, discrete, models, presets
-from evenflow.bounds import by_column, require_inside
+from evenflow import _core, models
+from evenflow._border import arrays
+from evenflow.data import discrete
+from evenflow.training import presets
+from evenflow._border.bounds import by_column, require_inside
 from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
-from evenflow.progress import Progress
-from evenflow.console import tell
+from evenflow.training.progress import Progress
+from evenflow._border.console import tell
 from evenflow.data import Dataset, is_pictures
 from evenflow.data.table import is_header
 from evenflow.density import Density
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
-from evenflow.logs import Outputs
-from evenflow.ranks import Ranks, launched, threads_a_rank
-from evenflow.rows import stays_outside
+from evenflow.runs.logs import Outputs
+from evenflow.distributed.ranks import Ranks, launched, threads_a_rank
+from evenflow._border.rows import stays_outside
 from evenflow.runs import Plan, Run, Source, conditions, inside, test_mark
-from evenflow.settings import Settings
-from evenflow.train import Trainer
+from evenflow.training.settings import Settings
+from evenflow.training.loop import Trainer
 
 MODELS: dict[str, Callable[..., Flow]] = {name.lower(): model for name, model in models.MODELS.items()}
 JUDGED_STEPS = 100

@@ -13,7 +13,7 @@ import numpy as np
 
 from evenflow.clients import rows
 from evenflow.errors import ConfigError, DataWarning
-from evenflow.extras import need
+from evenflow._border.extras import need
 from evenflow.models import CouplingFlow, load
 
 need("evenflow.clients.aspire", "aspire.flows.base", "aspire-inference", "aspire")

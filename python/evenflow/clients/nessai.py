@@ -16,7 +16,7 @@ import numpy as np
 
 from evenflow.clients.rows import each
 from evenflow.errors import ConfigError, NumericError
-from evenflow.extras import need
+from evenflow._border.extras import need
 from evenflow.models import CouplingFlow, load
 from evenflow.optim import SGD, Adam, AdamW, Optimizer, Schedule
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from evenflow.clients import rows
 from evenflow.errors import ConfigError, DataWarning
-from evenflow.extras import need
+from evenflow._border.extras import need
 from evenflow.models import CouplingFlow
 
 need("evenflow.clients.pocomc", "pocomc", "pocomc", "pocomc")

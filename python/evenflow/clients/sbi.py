@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evenflow.errors import ConfigError
-from evenflow.extras import need
+from evenflow._border.extras import need
 from evenflow.models import CouplingFlow
 from evenflow.optim import Adam
 

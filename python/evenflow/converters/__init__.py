@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from evenflow.checks import choice
+from evenflow._border.checks import choice
 from evenflow.errors import ConfigError
-from evenflow.extras import need
+from evenflow._border.extras import need
 from evenflow.flow import Flow
 
 __all__ = ["convert"]

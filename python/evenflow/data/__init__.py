@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from evenflow.checks import file_name, flag, whole
+from evenflow._border.checks import file_name, flag, whole
 from evenflow.data import public, toys
 from evenflow.data.augment import Augment
 from evenflow.data.dataset import Dataset, checked, entries, require_weight

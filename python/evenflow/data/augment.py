@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow import checks
+from evenflow._border import checks
 from evenflow.errors import ConfigError
-from evenflow.rows import scramble
+from evenflow.data.rows import scramble
 
 DRAWS = 8
 LARGEST = {"shift": 1.0, "rotation": 180.0, "zoom": 0.9, "shear": 1.5}

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evenflow.checks import number, whole
+from evenflow._border.checks import number, whole
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
-from evenflow.rows import Bordered, Order, Rows, bordered, group_of, pick, shuffled
+from evenflow._border.rows import Rows
+from evenflow.data.rows import Bordered, Order, bordered, group_of, pick, shuffled
 
 LARGEST_LABEL = (1 << 20) - 1
 MISSING = ("", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "?")

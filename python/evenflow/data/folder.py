@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from evenflow.data.dataset import Dataset
 from evenflow.errors import ConfigError, DataWarning, IoError
-from evenflow.extras import need
-from evenflow.rows import RESIDENT_BYTES, Rows, pick
+from evenflow._border.extras import need
+from evenflow._border.rows import Rows, is_large
+from evenflow.data.rows import pick
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ico", ".tif", ".tiff", ".tga", ".webp", ".ppm", ".pgm")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -133,7 +134,7 @@ class Pictures(Rows):
 
     def decoded(self) -> np.ndarray | Rows:
         """The pixels, if they are not too large for memory. Warns of transparent pictures."""
-        pixels = self if self.nbytes > RESIDENT_BYTES else self[:]
+        pixels = self if is_large(self.nbytes) else self[:]
         if self.transparent and self.background is None and self.shape[3] % 2:
             what = "possibly transparent" if pixels is self else "transparent"
             warnings.warn(f"[data] {what} pictures: {len(self.transparent)} of {len(self)}, such as "

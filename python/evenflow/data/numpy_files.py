@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow.checks import file_name
+from evenflow._border.checks import file_name
 from evenflow.data.dataset import Dataset, checked, checked_context, entries
 from evenflow.errors import IoError
-from evenflow.rows import RESIDENT_BYTES, Joined, Rows, Stored, group_of
+from evenflow._border.rows import Rows, is_large
+from evenflow.data.rows import Joined, Stored, group_of
 
 BROKEN = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, SyntaxError,
           tokenize.TokenError, zipfile.BadZipFile, zlib.error)
@@ -45,7 +46,7 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
     path = file_name("data", path)
     try:
         size = os.path.getsize(path)
-        x = _stored(path, 0, size) if size > RESIDENT_BYTES else np.load(path, allow_pickle=False)
+        x = _stored(path, 0, size) if is_large(size) else np.load(path, allow_pickle=False)
         if not isinstance(x, (np.ndarray, Rows)):
             x.close()
             raise ValueError("it is an archive (.npz)")  # noqa: TRY004
@@ -133,7 +134,7 @@ def _joined(folder: str, names: list[str]) -> tuple[np.ndarray | Rows, dict[str,
                               "with as many numbers for each sample, or none")
         joined[name] = None if shapes[0] is None else np.concatenate(values)
     x: np.ndarray | Rows = Joined([part.train for part in parts])
-    return (x if x.nbytes > RESIDENT_BYTES else x[:]), joined
+    return (x if is_large(x.nbytes) else x[:]), joined
 
 
 def _images_in_planes(path: str, x: np.ndarray | Rows,
@@ -169,7 +170,7 @@ def _member(path: str, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray | Ro
     """One array of an archive; a large one that is not compressed stays in the file."""
     assert file.zip is not None  # it is until the file is closed
     info = file.zip.getinfo(name + ".npy")
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size <= RESIDENT_BYTES:
+    if info.compress_type != zipfile.ZIP_STORED or not is_large(info.file_size):
         return file[name]
     with open(path, "rb") as raw:
         raw.seek(info.header_offset)

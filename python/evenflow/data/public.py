@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow.checks import choice
+from evenflow._border.checks import choice
 from evenflow.data.dataset import Dataset, checked
 from evenflow.data.folder import Box, Pictures, middle
 from evenflow.data.numpy_files import Planes
 from evenflow.errors import IoError
-from evenflow.extras import need
-from evenflow.rows import pick
+from evenflow._border.extras import need
+from evenflow.data.rows import pick
 
 FOLDER = "EVENFLOW_DATA"
 

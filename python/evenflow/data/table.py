@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from evenflow.data.dataset import Dataset, complaint
 from evenflow.errors import ConfigError, IoError
-from evenflow.extras import need
+from evenflow._border.extras import need
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 DELIMITERS = ",;\t"

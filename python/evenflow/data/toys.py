@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow import checks
+from evenflow._border import checks
 from evenflow.data.dataset import Dataset
 
 Labelled = tuple[NDArray[np.float64], NDArray[np.int32]]

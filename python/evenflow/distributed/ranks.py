@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from evenflow.console import tell, tell_error
+from evenflow._border.console import tell, tell_error
 from evenflow.errors import ConfigError, Error, RanksError, on_all_ranks
-from evenflow.extras import need
+from evenflow._border.extras import need
 
 Result = TypeVar("Result")
 

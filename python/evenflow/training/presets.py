@@ -59,7 +59,7 @@ class Preset:
     settings: dict[str, Any]
     """Arguments of the model."""
     training: dict[str, Any]
-    """Fields of evenflow.settings.Settings and evenflow.logs.Outputs, and epochs."""
+    """Fields of evenflow.training.settings.Settings and evenflow.runs.logs.Outputs, and epochs."""
 
 
 UNTIL_STOPPED = 1_000_000

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evenflow.bounds import Pairs, unbounded
+from evenflow._border.bounds import Pairs, unbounded
 from evenflow.errors import DataWarning
-from evenflow.rows import scramble, shuffled
+from evenflow.data.rows import scramble, shuffled
 
 if TYPE_CHECKING:
-    from evenflow.train import Trainer
+    from evenflow.training.loop import Trainer
 
 MOST_ROWS, MOST_VALUES = 1 << 16, 1 << 22
 """That are looked at."""

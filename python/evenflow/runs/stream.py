@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.checks import file_name
+from evenflow._border.checks import file_name
 from evenflow.data import load
 from evenflow.data.dataset import checked
 from evenflow.data.numpy_files import BROKEN
 from evenflow.data.table import Columns, read_blocks
 from evenflow.density import Density
 from evenflow.errors import IoError
-from evenflow.files import Weighted
-from evenflow.rows import Rows
+from evenflow._border.files import Weighted
+from evenflow._border.rows import Rows
 from evenflow.runs import Plan, Selection, held_out, of_part, selection
 
 CHUNK_VALUES = 1 << 20

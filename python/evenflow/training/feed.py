@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays
-from evenflow.bounds import Pairs, require_inside
+from evenflow._border import arrays
+from evenflow._border.bounds import Pairs, require_inside
 from evenflow.data.augment import Augment
 from evenflow.errors import NumericError
-from evenflow.rows import Order, Rows, group_of, origin, shuffled, stays_outside
+from evenflow._border.rows import Rows, stays_outside
+from evenflow.data.rows import Order, group_of, origin, shuffled
 
 AHEAD = 2
 """Windows that are prepared ahead."""

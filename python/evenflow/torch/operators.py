@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow._border import arrays
 from evenflow.errors import ConfigError, DeviceError, Error, NumericError
-from evenflow.extras import need, outdated
+from evenflow._border.extras import need, outdated
 from evenflow.flow import Flow
 
 need("evenflow.torch", "torch", "torch", "torch")

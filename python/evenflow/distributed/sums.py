@@ -11,8 +11,8 @@ import numpy as np
 
 from evenflow import _core
 from evenflow.density import Density
-from evenflow.extras import need
-from evenflow.ranks import Ranks
+from evenflow._border.extras import need
+from evenflow.distributed.ranks import Ranks
 
 PAUSE = 5e-4
 """Seconds between two looks at sums that are on their way: MPI moves data only when it is asked."""

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from evenflow import checks, optim
+from evenflow import optim
+from evenflow._border import checks
 from evenflow.data.augment import Augment
 from evenflow.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import checks
+from evenflow._border import checks
 from evenflow.errors import ConfigError, NumericError
 
 Pairs = Sequence[Sequence[float | None]]

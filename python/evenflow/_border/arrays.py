@@ -10,9 +10,9 @@ import numpy as np
 
 from evenflow import _core
 from evenflow._core import DeviceArray
-from evenflow.checks import whole
+from evenflow._border.checks import whole
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
-from evenflow.rows import Rows, stays_outside
+from evenflow._border.rows import Rows, stays_outside
 
 Batch = np.ndarray | DeviceArray
 """An array of a call, in main memory or on the GPU where the model computes."""

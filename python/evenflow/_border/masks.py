@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.checks import choice
+from evenflow._border.checks import choice
 from evenflow.errors import ConfigError
 
 

@@ -2,8 +2,8 @@
 
 config.toml    what was asked for, resolved; `evenflow train --config` repeats it
 log.jsonl      first line: the plan, versions, command and data; then what happened
-model.safetensors, model.state.safetensors    the checkpoint, see evenflow.train
-samples.png, samples/, curve.png    what `evenflow.logs.Outputs` say
+model.safetensors, model.state.safetensors    the checkpoint, see evenflow.training.loop
+samples.png, samples/, curve.png    what `evenflow.runs.logs.Outputs` say
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, checks, data, models
+from evenflow import _core, data, models
+from evenflow._border import checks
 from evenflow.data import Dataset
 from evenflow.data.dataset import require_weight
 from evenflow.data.folder import MODES
 from evenflow.data.table import TABLES, is_header, table_columns
 from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError
-from evenflow.files import lock, replacing, writing
+from evenflow._border.files import lock, replacing, writing
 from evenflow.flow import Flow
-from evenflow.logs import Outputs, Recorder
+from evenflow.runs.logs import Outputs, Recorder
 from evenflow.models import build
-from evenflow.ranks import Ranks
-from evenflow.rows import data_mark, drawn_together
+from evenflow.distributed.ranks import Ranks
+from evenflow.data.rows import data_mark, drawn_together
 from evenflow.score import log_prob_on_ranks
-from evenflow.settings import Settings
-from evenflow.train import Trainer, state_path
-from evenflow.weights import mean_one
+from evenflow.training.settings import Settings
+from evenflow.training.loop import Trainer, state_path
+from evenflow._border.weights import mean_one
 
 FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png", "curve.png",
          "samples/epoch_*.png")
@@ -136,7 +137,7 @@ class Plan:
     model: dict[str, Any]
     """The config of the flow."""
     training: dict[str, Any]
-    """Fields of evenflow.settings.Settings."""
+    """Fields of evenflow.training.settings.Settings."""
     epochs: int | None
     steps: int | None
     classes: list[str]
@@ -149,7 +150,7 @@ class Plan:
     folder: str = field(default_factory=lambda: _here())
     """In which the run began."""
     data: str | None = None
-    """`evenflow.rows.data_mark` of the training and validation data."""
+    """`evenflow.data.rows.data_mark` of the training and validation data."""
     test: str | None = None
     """The same of the test part."""
 
@@ -218,7 +219,7 @@ def weight_of(part: Dataset, which: str) -> np.ndarray | None:
 
 
 def test_mark(dtype: np.dtype, whole: Dataset, given: str | None) -> str:
-    """`evenflow.rows.data_mark` of the test part."""
+    """`evenflow.data.rows.data_mark` of the test part."""
     return data_mark(dtype, *of_part(whole, "test", given), sample_weight=weight_of(whole, "test"))
 
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from evenflow import checks, optim
+from evenflow import optim
+from evenflow._border import checks
 from evenflow.density import check_flow
 from evenflow.flow import Flow
 

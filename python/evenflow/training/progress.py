@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from evenflow import checks
-from evenflow.console import silence, tell
+from evenflow._border import checks
+from evenflow._border.console import silence, tell
 from evenflow.errors import MissingExtra
-from evenflow.extras import need
+from evenflow._border.extras import need
 
 LINE_SECONDS = 15.0
 """Shortest time between two lines."""

@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, checks, plot
+from evenflow import plot
+from evenflow._border import arrays, checks
 from evenflow.density import Density, check_flow
 from evenflow.errors import ConfigError, IoError, ShapeError
-from evenflow.files import Rows, blocks, check_any, replacing, write_rows, writing
+from evenflow._border.files import Rows, blocks, check_any, replacing, write_rows, writing
 
 
 def encode_rows(flow: Density, rows: Rows, out: str) -> int:
     """Writes the latents of data, (N, D), and returns N.
 
-    rows: (x, given) of consecutive rows, as of `evenflow.stream.read_rows`, or an array x.
+    rows: (x, given) of consecutive rows, as of `evenflow.runs.stream.read_rows`, or an array x.
     out: .npy or .csv; or .npz, for which all is held in memory, with arrays z and, where the model is given them,
     labels or context, as decode_rows takes them. Errors leave no file behind.
     """
@@ -59,7 +60,7 @@ def decode_rows(flow: Density, rows: Rows, out: str, label: int | None = None,
                 names: Sequence[str] | None = None, context: Any = None) -> int:
     """Writes the data of latents in a form of `write_data`, and returns their number N.
 
-    rows: (z, given) of consecutive rows, as of `evenflow.stream.read_latents`, or an array z.
+    rows: (z, given) of consecutive rows, as of `evenflow.runs.stream.read_latents`, or an array z.
     label, context: for rows that come with none, of a model that is given one; a context is (C,) or (N, C).
     """
     check_flow("decode", flow)

@@ -17,12 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from evenflow import arrays, checks
+from evenflow._border import arrays, checks
 from evenflow.density import check_flow
 from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.flow import Flow
-from evenflow.torch_operators import MODULES, NUMBERS, TRAINED, Loss, device_of, refuse_tangents, replaced, tensor_of
-from evenflow.weights import check_weights
+from evenflow.torch.operators import MODULES, NUMBERS, TRAINED, Loss, device_of, refuse_tangents, replaced, tensor_of
+from evenflow._border.weights import check_weights
 
 import torch  # isort: skip  # after torch_operators, which says what is missing
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from evenflow.arrays import as_array
-from evenflow.checks import file_name
+from evenflow._border.arrays import as_array
+from evenflow._border.checks import file_name
 from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
 CSV_ROWS = 1 << 14
@@ -23,7 +23,7 @@ ARRAY_VALUES = 1 << 20
 Weighted = tuple[np.ndarray, "np.ndarray | None", "np.ndarray | None"]
 """(x, given, weight) of rows: labels or a context, and what they count for; None where there are none."""
 Rows = Iterable["tuple[np.ndarray, np.ndarray | None] | Weighted"]
-"""Consecutive rows, as `evenflow.stream.read_rows` gives them, or as pairs (x, given)."""
+"""Consecutive rows, as `evenflow.runs.stream.read_rows` gives them, or as pairs (x, given)."""
 
 
 def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
@@ -37,7 +37,7 @@ def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
             yield x[a:a + step], None, None
         return
     wanted = (f"[{where}] expected an array, or pairs (x, given) of consecutive rows, or (x, given, weight) as "
-              "evenflow.stream.read_rows gives them")
+              "evenflow.runs.stream.read_rows gives them")
     if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
         raise TypeError(f"{wanted}, got {type(rows).__name__}")
     for block in rows:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import checks, plot
+from evenflow import plot
+from evenflow._border import checks
 from evenflow.errors import MissingExtra, NumericError, ShapeError
-from evenflow.export import write_samples
-from evenflow.files import replacing, writing
-from evenflow.train import SAVE_SECONDS, Trainer
+from evenflow.runs.export import write_samples
+from evenflow._border.files import replacing, writing
+from evenflow.training.loop import SAVE_SECONDS, Trainer
 
 
 @dataclass(frozen=True)

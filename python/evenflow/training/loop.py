@@ -16,17 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, arrays, checkpoint, checks, optim, signals
-from evenflow.bounds import require_inside
+from evenflow import _core, checkpoint, optim
+from evenflow._border import arrays, checks
+from evenflow.training import signals
+from evenflow._border.bounds import require_inside
 from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError, NumericError
-from evenflow.feed import Batch, Feed, as_taken
-from evenflow.ranks import Ranks
-from evenflow.rows import Rows, data_mark, group_of, origin, shuffled, stays_outside
+from evenflow.training.feed import Batch, Feed, as_taken
+from evenflow.distributed.ranks import Ranks
+from evenflow._border.rows import Rows, stays_outside
+from evenflow.data.rows import data_mark, group_of, origin, shuffled
 from evenflow.score import log_prob_on_ranks
-from evenflow.settings import LATER, Progress, Settings
-from evenflow.sums import GradientSums
-from evenflow.weights import check_weights, few_rows_told, in_proportion, mean_one
+from evenflow.training.settings import LATER, Progress, Settings
+from evenflow.distributed.sums import GradientSums
+from evenflow._border.weights import check_weights, mean_one
+from evenflow.training.initial import few_rows_told, in_proportion
 
 STATE_KIND = "evenflow training state"
 AVERAGE = "from its first values"

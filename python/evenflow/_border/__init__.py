@@ -1,0 +1,1 @@
+"""What a user hands in, checked before the core is called."""

@@ -1,0 +1,1 @@
+"""Training by maximum likelihood: the loop, its settings, its batches."""
