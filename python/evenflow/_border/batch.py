@@ -24,7 +24,8 @@ class Batch:
 
     def __getitem__(self, rows: Any) -> Batch:
         """These rows, by a slice or by their numbers."""
-        return Batch(*(None if part is None else part[rows] for part in (self.x, self.label, self.context, self.weight)))
+        parts = self.x, self.label, self.context, self.weight
+        return Batch(*(None if part is None else part[rows] for part in parts))
 
     @property
     def given(self) -> Any:
