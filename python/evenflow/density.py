@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 from evenflow import _core
 from evenflow._border import arrays, checks
 from evenflow._core import DeviceArray
-from evenflow._border.arrays import Batch
+from evenflow._border.batch import Batch
+from evenflow._border.bounds import Pairs
 from evenflow.errors import ConfigError, DataWarning, DeviceError, NumericError, ShapeError
 from evenflow._border.weights import check_weights
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = Any
 """A result: numpy.ndarray, or DeviceArray if the call's first array was on the GPU."""
+Taken = np.ndarray | DeviceArray
+"""An array of a call, in main memory or on the GPU where the model computes."""
 
 DOUBLE = np.dtype(np.float64)
 
@@ -427,7 +430,7 @@ class Density:
         return out
 
     def log_prob_and_grad(self, x: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
-                          seed: int = 0, first: int = 0, dcontext: Batch | None = None) -> tuple[Array, Array]:
+                          seed: int = 0, first: int = 0, dcontext: Taken | None = None) -> tuple[Array, Array]:
         """Log density of each row and its gradient, for MAP estimates and for Langevin or Hamiltonian samplers.
 
         `grads` are left alone, and batch norm uses its running moments. Where the flow can't be inverted in its
@@ -629,7 +632,7 @@ class Density:
 
     def loss_and_grad(self, x: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
                       seed: int | None = None, sample_weight: ArrayLike | None = None, weight: float = 1.0,
-                      dcontext: Batch | None = None, activation_budget: int | None = None,
+                      dcontext: Taken | None = None, activation_budget: int | None = None,
                       nll: np.ndarray | None = None) -> float:
         """Computes the mean negative log-likelihood and adds its gradient to `grads`.
 
@@ -673,7 +676,7 @@ class Density:
         return self._loss_and_grad(x, given, budget, self._noise(where, seed), first=0, weight=weight,
                                    dcontext=place, sample_weight=weights, nll=nll)
 
-    def _loss_and_grad(self, x: Batch, given: Batch | None, budget: int, seed: int, first: int, weight: float,
+    def _loss_and_grad(self, x: Taken, given: Taken | None, budget: int, seed: int, first: int, weight: float,
                        **more: Any) -> float:
         """loss_and_grad of checked arguments; `first` numbers the rows, for noise and dropout.
 
@@ -728,7 +731,7 @@ class Density:
         max_norm = checks.number(where, "max_norm", max_norm, 0.0)
         return self._train_step(x, given, weights, budget, self._noise(where, seed), optimizer, max_norm, average)
 
-    def _train_step(self, x: Batch, given: Batch | None, sample_weight: np.ndarray | None, budget: int, seed: int,
+    def _train_step(self, x: Taken, given: Taken | None, sample_weight: np.ndarray | None, budget: int, seed: int,
                     optimizer: Optimizer, max_norm: float, average: MovingAverage | None) -> float:
         """train_step of checked arguments."""
         block = self._block("train_step", x, 0, len(x), seed, 0)
@@ -743,7 +746,7 @@ class Density:
         return step["loss"]
 
     def _training(self, where: str, x: Any, label: Any, context: Any, sample_weight: Any,
-                  activation_budget: int | None) -> tuple[Batch, Any, np.ndarray | None, int]:
+                  activation_budget: int | None) -> tuple[Taken, Any, np.ndarray | None, int]:
         x = self._take(where, x, least=1)
         given = self._given(where, label, context, len(x))
         budget = -1
@@ -759,7 +762,7 @@ class Density:
         return self._calls
 
     def backward(self, z: ArrayLike, dz: ArrayLike, dlogdet: ArrayLike, *, label: ArrayLike | None = None,
-                 context: ArrayLike | None = None, dcontext: Batch | None = None,
+                 context: ArrayLike | None = None, dcontext: Taken | None = None,
                  truth: ArrayLike | None = None) -> tuple[Array, Array]:
         """Gradient of your own loss L(z, logdet) of `forward`'s outputs. Adds dL/dparams to `grads`.
 
@@ -813,7 +816,7 @@ class Density:
 
     def inverse_backward(self, x: ArrayLike, dx: ArrayLike, dlogdet: ArrayLike, *, label: ArrayLike | None = None,
                          context: ArrayLike | None = None, z: ArrayLike | None = None,
-                         dcontext: Batch | None = None) -> tuple[Array, Array]:
+                         dcontext: Taken | None = None) -> tuple[Array, Array]:
         """Gradient of your own loss L(x, logdet) of `inverse`'s outputs, such as reverse KL of samples.
 
         Adds dL/dparams to `grads`. Give it `z` wherever you have it: the gradient then holds however steep or flat the
@@ -881,13 +884,13 @@ class Density:
         self._check_names(where, "x", x)
         return arrays.check_batch(where, x, self._shape, image=self._is_image, least=least)
 
-    def _take(self, where: str, x: Any, least: int = 0) -> Batch:
+    def _take(self, where: str, x: Any, least: int = 0) -> Taken:
         """Data, on their device: uint8 images, else floats."""
         if self._names:
             self._check_names(where, "x", x)
         return arrays.take_batch(where, x, self._shape, self._dtype, self._device, image=self._is_image, least=least)
 
-    def _take_floats(self, where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Batch:
+    def _take_floats(self, where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Taken:
         return arrays.take_batch(where, x, shape, self._dtype if dtype is None else dtype, self._device)
 
     def _check_names(self, where: str, what: str, x: Any) -> None:
@@ -910,19 +913,19 @@ class Density:
                          f"{', '.join(missing + others + twice)}"
                          + f"; pass frame[{wanted}]" * (not missing and not twice))
 
-    def _check_levels(self, where: str, x: Batch) -> None:
+    def _check_levels(self, where: str, x: Taken) -> None:
         """ConfigError for images that are not in level units, such as torch's in [0, 1]."""
         wrong = self._wrong_levels(np.asarray(x))
         if wrong:
             raise ConfigError(f"[{where}] {wrong}")
 
-    def _warn_of_levels(self, where: str, x: Batch) -> None:
+    def _warn_of_levels(self, where: str, x: Taken) -> None:
         """The same as a DataWarning: a single image may well be black, and samples reach beyond the levels."""
         wrong = self._wrong_levels(x, beyond=2.0)
         if wrong:
             warnings.warn(f"[{where}] {wrong}", DataWarning, stacklevel=4)
 
-    def _wrong_levels(self, x: Batch, beyond: float = 0.0) -> str:
+    def _wrong_levels(self, x: Taken, beyond: float = 0.0) -> str:
         """What is wrong with the range of a batch of images; nothing for other data.
 
         beyond: how far it may reach beyond the levels, in units of their range.
@@ -962,7 +965,7 @@ class Density:
             raise ConfigError(f"[{where}] a context was given, but the model has none")
         return arrays.check_labels(where, label, n, self._classes, first)
 
-    def _by_name(self, given: Batch | None) -> dict[str, Any]:
+    def _by_name(self, given: Taken | None) -> dict[str, Any]:
         """_given's result as an argument of this class's calls."""
         return {"context" if self._context else "label": given}
 
@@ -971,7 +974,7 @@ class Density:
         use for them."""
         return self._by_name(given if self._context or self._classes else None)
 
-    def _place(self, where: str, dcontext: Batch | None, n: int) -> Batch | None:
+    def _place(self, where: str, dcontext: Taken | None, n: int) -> Taken | None:
         """dcontext, if the gradient by the context may be written to it."""
         if dcontext is None:
             return None
@@ -985,7 +988,7 @@ class Density:
             raise _no_place(where, "dcontext", dcontext, (n, self._context), self._dtype)
         return dcontext
 
-    def _in_one_block(self, x: Batch) -> bool:
+    def _in_one_block(self, x: Taken) -> bool:
         most = min(FIRST_VALUES, BLOCK_VALUES)
         return bool(0 < x.size <= most and len(x) * self._context_values <= most)
 
@@ -1008,12 +1011,12 @@ class Density:
             elif seconds > 2 * BLOCK_SECONDS:
                 size = max(1, size // 2)
 
-    def _empty(self, like: Batch, shape: tuple[int, ...] = (), dtype: np.dtype | None = None) -> Batch:
+    def _empty(self, like: Taken, shape: tuple[int, ...] = (), dtype: np.dtype | None = None) -> Taken:
         """For results (N, *shape) of the model's dtype, on the device of `like` (N, ...)."""
         device = like.device if isinstance(like, DeviceArray) else "cpu"
         return arrays.empty(device, (len(like), *shape), self._dtype if dtype is None else dtype)
 
-    def _block(self, where: str, x: Batch, a: int, b: int, seed: int | None = None, first: int = 0) -> Any:
+    def _block(self, where: str, x: Taken, a: int, b: int, seed: int | None = None, first: int = 0) -> Any:
         """Rows [a, b) as floats; seed None: whole levels, no noise."""
         if x.dtype != np.uint8:
             return self._floats(where, x, a, b, first)
@@ -1022,7 +1025,7 @@ class Density:
         self._core.dequantize(part, self._bits, seed, first + a, levels)
         return levels
 
-    def _floats(self, where: str, x: Batch, a: int = 0, b: int | None = None, first: int = 0,
+    def _floats(self, where: str, x: Taken, a: int = 0, b: int | None = None, first: int = 0,
                 dtype: np.dtype | None = None) -> Any:
         """Rows [a, b) of floats as the core takes them. NumericError names the first that is not finite."""
         part = x[a:b]
@@ -1037,7 +1040,7 @@ class Density:
         return part
 
 
-def rows_of(given: Batch | None, a: int, b: int) -> Batch | None:
+def rows_of(given: Taken | None, a: int, b: int) -> Taken | None:
     """Rows [a, b) of an array, if there is one."""
     return None if given is None else given[a:b]
 
@@ -1052,7 +1055,7 @@ def _no_place(where: str, name: str, place: Any, shape: tuple[int, ...], dtype: 
                      f"{type(place).__name__} {np.shape(place)} of {getattr(place, 'dtype', 'no dtype')}")
 
 
-def core_of(where: str, config: dict[str, Any], device: str, threads: int) -> _core.Flow32 | _core.Flow64:
+def compiled(where: str, config: dict[str, Any], device: str, threads: int) -> _core.Flow32 | _core.Flow64:
     """The compiled model of a `config`. ConfigError or ShapeError if its settings don't fit together."""
     with arrays.memory_for(where, "the model"):
         try:
@@ -1073,3 +1076,125 @@ def check_flow(where: str, flow: Checked) -> Checked:
     if not isinstance(flow, Density):
         raise TypeError(f"[{where}] expected a Flow, got {type(flow).__name__}")
     return flow
+
+
+# What other modules need of a flow, beyond what users have
+
+
+def core_of(flow: Density) -> _core.Flow32 | _core.Flow64:
+    """The compiled core. Its `values` are all tensors, flat and writable."""
+    return flow._core
+
+
+def bounds_of(flow: Density) -> Pairs | None:
+    """(low, high) of every column of a table with bounds."""
+    return flow._bounds
+
+
+def column_names(flow: Density) -> dict[str, list[str]]:
+    """Names of the columns of "x" and of "context", where a data frame or a file told them; a copy."""
+    return {what: list(names) for what, names in flow._names.items()}
+
+
+def name_columns(flow: Density, x: Sequence[str] | None = None, context: Sequence[str] | None = None) -> None:
+    """Sets the names of the columns, by which data frames are checked; None or nothing: there are none."""
+    flow._names = {what: list(names) for what, names in (("x", x), ("context", context)) if names}
+
+
+def statistics_of(flow: Density) -> np.ndarray:
+    """Running statistics, flat: a writable view, empty for a flow without."""
+    return flow._core.values[flow._statistics]
+
+
+def values_a_row(flow: Density) -> int:
+    """How many numbers a row brings: its values, and its context once for each pixel."""
+    return flow._dims + flow._context_values
+
+
+def blocks(flow: Density, n: int) -> Iterator[slice]:
+    """Slices of n rows, which grow while the caller works through them quickly."""
+    return (slice(a, b) for a, b in flow._blocks(n))
+
+
+def take(flow: Density, where: str, x: Any, label: Any = None, context: Any = None, weight: Any = None, *,
+         least: int = 0, first: int = 0) -> Batch:
+    """What a call was given, checked, on the device where each was: uint8 images or floats of any type.
+
+    first: number of the first row, for errors of data in pieces. least: smallest number of rows.
+    """
+    x = flow._take(where, x, least)
+    return _batch(x, flow, flow._given(where, label, context, len(x), first=first),
+                  check_weights(where, weight, len(x), first))
+
+
+def take_latents(flow: Density, where: str, z: Any, label: Any = None, context: Any = None, *,
+                 first: int = 0) -> Batch:
+    """The same of latents (N, D)."""
+    z = flow._take_floats(where, z, (flow.dims,))
+    return _batch(z, flow, flow._given(where, label, context, len(z), first=first))
+
+
+def check(flow: Density, where: str, x: Any, label: Any = None, context: Any = None, weight: Any = None, *,
+          least: int = 0, resolve: bool = False) -> Batch:
+    """The same for work in numpy: all in main memory. Data in files (`Rows`, np.memmap) stay there, unread.
+
+    resolve: NumericError for a column of the context that varies, and not in the model's dtype.
+    """
+    x = flow._check(where, x, least)
+    return _batch(x, flow, flow._given(where, label, context, len(x), on_host=True, resolve=resolve),
+                  check_weights(where, weight, len(x)))
+
+
+def for_flow(flow: Density, batch: Batch) -> Batch:
+    """Rows of a file as this flow takes them: without the labels and contexts that it has no use for."""
+    return Batch(batch.x, batch.label if flow._classes else None, batch.context if flow._context else None,
+                 batch.weight)
+
+
+def check_levels(flow: Density, where: str, x: Any) -> None:
+    """ConfigError for images that are not in level units, such as torch's in [0, 1]."""
+    flow._check_levels(where, x)
+
+
+def floats(flow: Density, where: str, x: Any, seed: int | None = None, first: int = 0) -> Any:
+    """Taken data in the model's dtype, images in level units: uint8 with noise of this seed, or None: whole levels.
+
+    NumericError names the first value that is not finite.
+    """
+    return flow._block(where, x, 0, len(x), seed, first)
+
+
+def initialize(flow: Density, where: str, batch: Batch) -> None:
+    """`Flow.init`, for a call of that name; the names of columns stay as they are."""
+    flow._initialize(where, batch.x, batch.context)
+
+
+def forward(flow: Density, where: str, batch: Batch, first: int = 0) -> tuple[Array, Array]:
+    """`Flow.forward`, for a call of that name. first: number of the first row, for errors of data in pieces."""
+    return flow._forward(where, batch.x, **batch.conditions, first=first)
+
+
+def inverse(flow: Density, where: str, batch: Batch, first: int = 0) -> tuple[Array, Array]:
+    """`Flow.inverse` of latents, in the same way."""
+    return flow._inverse(where, batch.x, **batch.conditions, first=first)
+
+
+def loss_and_grad(flow: Density, batch: Batch, budget: int, seed: int, *, first: int = 0, weight: float = 1.0,
+                  **more: Any) -> float:
+    """`Flow.loss_and_grad` of a checked batch; `first` numbers the rows, for noise and dropout.
+
+    budget: bytes of activations to keep, -1: a share of the free memory.
+    more: dcontext; nll; sum_over_ranks adds up an array in place, so that batch norm takes the moments of all ranks'
+    rows; complete is told during the pass which of gradient_parts(least) are complete.
+    """
+    return flow._loss_and_grad(batch.x, batch.given, budget, seed, first, weight, sample_weight=batch.weight, **more)
+
+
+def train_step(flow: Density, batch: Batch, budget: int, seed: int, optimizer: Optimizer, clip: float,
+               average: MovingAverage | None) -> float:
+    """`Flow.train_step` of a checked batch, in the same way."""
+    return flow._train_step(batch.x, batch.given, batch.weight, budget, seed, optimizer, clip, average)
+
+
+def _batch(x: Any, flow: Density, given: Any, weight: Any = None) -> Batch:
+    return Batch(x, None if flow._context else given, given if flow._context else None, weight)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from evenflow import checkpoint
 from evenflow._border import arrays, checks
-from evenflow.density import Density, core_of
+from evenflow.density import Density, compiled
 from evenflow.errors import ConfigError, ShapeError
 from evenflow._border.names import hinted
 
@@ -64,7 +64,7 @@ class Flow(Density):
 
     def __init__(self, config: dict[str, Any], device: str = "cpu", threads: int = 0):
         self._threads = threads
-        super().__init__(core_of(str(config.get("model", "config")), config, device, threads))
+        super().__init__(compiled(str(config.get("model", "config")), config, device, threads))
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self._config.items() if k not in ("model", "shape"))

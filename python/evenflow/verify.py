@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import bounds, checks
-from evenflow.density import Density, core_of
+from evenflow.density import Density, compiled
 from evenflow.errors import NumericError
 
 SAMPLES = 16
@@ -172,7 +172,7 @@ def _float64_copy(flow: Density) -> Density:
         config["bounds"] = bounds.rounded(config["bounds"], flow.dtype)
     if "conditioner_dtype" in config:
         config["conditioner_dtype"] = "float32"  # which is float64 here: the nets compute as the model does
-    copy = Density(core_of("verify", config, "cpu", 0))
+    copy = Density(compiled("verify", config, "cpu", 0))
     values, theirs = copy.named_parameters(), flow.named_parameters()
     for name, value in values.items():
         value[...] = theirs[name]
