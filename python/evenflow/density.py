@@ -690,10 +690,10 @@ class Density:
 
     def train_step(self, x: ArrayLike, optimizer: Optimizer, *, label: ArrayLike | None = None,
                    context: ArrayLike | None = None, seed: int | None = None, sample_weight: ArrayLike | None = None,
-                   max_norm: float = 0.0, average: MovingAverage | None = None,
+                   clip: float = 0.0, average: MovingAverage | None = None,
                    activation_budget: int | None = None) -> float:
         """Makes one training step. Faster than the calls that it stands for:
-        `zero_grad`, `loss_and_grad`, `clip_grad_norm` if max_norm is not 0, `optimizer.step()`, `average.update()`.
+        `zero_grad`, `loss_and_grad`, `clip_grad_norm` if clip is not 0, `optimizer.step()`, `average.update()`.
 
         Parameters
         ----------
@@ -701,7 +701,7 @@ class Density:
             As in `loss_and_grad`.
         optimizer : Optimizer
             Made for this flow.
-        max_norm : float
+        clip : float
             Largest L2 norm of the gradient; 0: not clipped.
         average : MovingAverage, optional
             Made for this flow.
@@ -728,18 +728,18 @@ class Density:
             if part is not None and part.flow is not self:
                 raise ConfigError(f"[{where}] the {name} was made for another flow")
         x, given, weights, budget = self._training(where, x, label, context, sample_weight, activation_budget)
-        max_norm = checks.number(where, "max_norm", max_norm, 0.0)
-        return self._train_step(x, given, weights, budget, self._noise(where, seed), optimizer, max_norm, average)
+        clip = checks.number(where, "clip", clip, 0.0)
+        return self._train_step(x, given, weights, budget, self._noise(where, seed), optimizer, clip, average)
 
     def _train_step(self, x: Taken, given: Taken | None, sample_weight: np.ndarray | None, budget: int, seed: int,
-                    optimizer: Optimizer, max_norm: float, average: MovingAverage | None) -> float:
+                    optimizer: Optimizer, clip: float, average: MovingAverage | None) -> float:
         """train_step of checked arguments."""
         block = self._block("train_step", x, 0, len(x), seed, 0)
         if average is None:
-            step = self._core.train_step(block, optimizer._core, given, budget, max_norm,
+            step = self._core.train_step(block, optimizer._core, given, budget, clip,
                                          sample_weight=sample_weight, seed=seed)
         else:
-            step = self._core.train_step(block, optimizer._core, given, budget, max_norm, average._core,
+            step = self._core.train_step(block, optimizer._core, given, budget, clip, average._core,
                                          average.next_decay(), sample_weight, seed)
             average.steps += 1
         self.last_step = {**step}

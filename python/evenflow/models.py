@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypeVar, cast
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,24 +77,6 @@ DECLARED: dict[tuple[str, str], list[Setting]] = {}
 for _setting in _core.settings():
     DECLARED.setdefault((_setting["model"], _setting["kind"]), []).append(Setting(**_setting))
 
-Constructor = TypeVar("Constructor", bound=Callable[..., None])
-
-
-def _for_images(init: Constructor) -> Constructor:
-    """Answers RealNVP(6, ...), which was for tables once, with the call to make."""
-    @functools.wraps(init)
-    def checked(self: Flow, *shape: Any, **settings: Any) -> None:
-        columns = shape[0] if shape else settings.get("shape")
-        if _is_number(columns):
-            names = {"coupling": "law", "prior": "base"}
-            told = (f"{names.get(name, name)}={value!r}" for name, value in settings.items() if name != "shape")
-            raise ConfigError(f"[RealNVP] RealNVP is the model of images (H, W, C); for a table of {columns} columns "
-                              f"write CouplingFlow({', '.join([str(columns), *told])})")
-        init(self, *shape, **settings)
-
-    return cast(Constructor, checked)
-
-
 class Glow(Flow):
     """Glow (Kingma, Dhariwal 2018) for images: steps of actnorm, 1x1 convolution and coupling, at several scales.
 
@@ -158,8 +139,8 @@ class RealNVP(Flow):
     Parameters
     ----------
     shape : (int, int, int)
-        (H, W, C); H and W are divisible by 2^(scales - 1).
-    scales, base_dim : int
+        (H, W, C); H and W are divisible by 2^(levels - 1).
+    levels, base_dim : int
         Number of scales, and channels of the residual nets at the finest.
     residual_blocks : int
         Blocks of each net.
@@ -181,9 +162,8 @@ class RealNVP(Flow):
         As `Glow`.
     """
 
-    @_for_images
     @hinted
-    def __init__(self, shape: Sequence[int], *, scales: int = 2, base_dim: int = 64, residual_blocks: int = 8,
+    def __init__(self, shape: Sequence[int], *, levels: int = 2, base_dim: int = 64, residual_blocks: int = 8,
                  bottleneck: bool = False, skip: bool = True, batch_norm: bool | Literal["auto"] = "auto",
                  weight_norm: bool = True, recursion: int = 2, coupling: str = "affine", context: int = 0,
                  bits: int = 8, seed: int = 0, dtype: str = "float32", device: str = "cpu", threads: int = 0):
@@ -288,7 +268,7 @@ class NICE(Flow):
         Widths of the hidden layers of each coupling's net.
     prior : str
         Distribution of the latents, "logistic" or "gaussian".
-    order : str
+    permutation : str
         First order of the dimensions: "tile" (even, then odd), "shuffle", "reverse" or "none".
     preprocess : str
         Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten".
@@ -307,7 +287,7 @@ class NICE(Flow):
 
     @hinted
     def __init__(self, shape: int | Sequence[int], *, couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
-                 prior: str = "logistic", order: str = "tile", preprocess: str = "none",
+                 prior: str = "logistic", permutation: str = "tile", preprocess: str = "none",
                  bounds: Sequence[Any] | None = None, bits: int = 8, seed: int = 0, dtype: str = "float32",
                  conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("NICE", locals()), **place("NICE", device, threads))
@@ -340,8 +320,6 @@ def build(config: dict[str, Any], device: str = "cpu", threads: int = 0) -> Flow
     """The model that a `config` describes, with fresh parameters. ConfigError names what doesn't fit."""
     run = place("config", device, threads)
     name = config.get("model")
-    if name == "RealNVP" and _is_number(config.get("shape")):  # a table, in files from before CouplingFlow
-        name = "CouplingFlow"
     model = MODELS.get(str(name), Flow)  # the core says what is wrong with another name
     flow = model.__new__(model)
     Flow.__init__(flow, config, **run)
@@ -450,7 +428,8 @@ def _columns(model: str, columns: Any) -> int:
 def _image_shape(model: str, shape: Any) -> list[int]:
     wanted = "a number of columns, or a shape (H, W, C)" if model == "NICE" else "a shape (H, W, C)"
     if not _is_sequence(shape):
-        raise TypeError(f"[{model}] expected {wanted}, got {shape!r}")
+        table = "; CouplingFlow is for tables" if _is_number(shape) else ""
+        raise TypeError(f"[{model}] expected {wanted}, got {shape!r}{table}")
     if len(shape) != 3:
         raise ConfigError(f"[{model}] expected {wanted}, got {tuple(shape)}")
     return [whole(model, "a size in shape", size, low=1) for size in shape]

@@ -483,7 +483,7 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   check_model("glow with classes", [=](auto t) { return glow<decltype(t)>(g); }, 5, 0, 255);
   RealNvpConfig r;
   r.shape = {0, 4, 4, 1};
-  r.scales = 2;
+  r.levels = 2;
   r.base_dim = 3;
   r.residual_blocks = 1;
   check_model("real nvp, images", [=](auto t) { return real_nvp<decltype(t)>(r); }, 6, 0, 255);

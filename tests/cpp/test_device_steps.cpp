@@ -154,7 +154,7 @@ TEST_CASE("device: training steps are the CPU's") {
   check_trained("class head", glow<double>(g), Rule::rmsprop, 5, 255);
   RealNvpConfig r;
   r.shape = {0, 4, 4, 1};
-  r.scales = 2;
+  r.levels = 2;
   r.base_dim = 3;
   r.residual_blocks = 1;
   check_trained("real nvp, images", real_nvp<double>(r), Rule::adam, 6, 255);

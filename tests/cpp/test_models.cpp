@@ -118,7 +118,7 @@ TEST_CASE("small NICE models pass every check of a layer") {
   columns.shape = {0, 1, 1, 5};
   columns.hidden = {4};
   for (const char* order : {"tile", "reverse", "shuffle", "none"}) {
-    columns.order = order;
+    columns.permutation = order;
     check_flow(order, {columns}, inputs(-2, 2));
   }
   image.shape = {0, 2, 3, 1};
@@ -183,7 +183,7 @@ TEST_CASE("small Real NVP image models pass every check of a layer") {
   for (int64_t recursion = 1; recursion <= 4; ++recursion) {
     RealNvpConfig config;
     config.shape = {0, 2, 2, 1 + recursion % 2};
-    config.scales = 2;
+    config.levels = 2;
     config.base_dim = 2;
     config.residual_blocks = 1;
     config.recursion = recursion;
@@ -339,13 +339,13 @@ TEST_CASE("settings that no model has are refused before anything is built") {
   image.shape = {0, 4, 4, 1};
   image.base_dim = 2;
   image.residual_blocks = 0;
-  for (const int64_t scales : {int64_t{31}, int64_t{65}, int64_t{1} << 40})
-    refused<ConfigError>(image, [&](auto& c) { c.scales = scales; });
+  for (const int64_t levels : {int64_t{31}, int64_t{65}, int64_t{1} << 40})
+    refused<ConfigError>(image, [&](auto& c) { c.levels = levels; });
   refused<ConfigError>(image, [](auto& c) { c.base_dim = kWide; });  // twice that at scale 1
   refused<ConfigError>(image, [](auto& c) { c.residual_blocks = kMany + 1; });
   refused<ShapeError>(image, [](auto& c) {
     c.shape = {0, 1, 1, 4};
-    c.scales = 1;
+    c.levels = 1;
   });
 
   NiceConfig nice;

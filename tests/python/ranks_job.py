@@ -15,7 +15,7 @@ from evenflow.distributed.sums import GradientSums
 
 MODELS = {
     "nice": lambda shape, **o: ef.NICE(shape, couplings=4, hidden=(20, 20), **o),
-    "realnvp": lambda shape, **o: ef.RealNVP(shape, scales=2, base_dim=4, residual_blocks=1, **o),
+    "realnvp": lambda shape, **o: ef.RealNVP(shape, levels=2, base_dim=4, residual_blocks=1, **o),
     "table": lambda shape, **o: ef.CouplingFlow(3, couplings=4, hidden=(16, 16), batch_norm=True, **o),
     "wide": lambda shape, **o: ef.Glow(shape, levels=2, steps=2, hidden=96, bits=4, **o),
     "glow": lambda shape, **o: ef.Glow(shape, levels=2, steps=2, hidden=16, bits=4, **o),

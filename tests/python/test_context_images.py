@@ -12,8 +12,8 @@ from evenflow.latent import as_floats
 
 MODELS = [("Glow", dict(levels=2, steps=2, hidden=6)),
           ("Glow", dict(levels=1, steps=2, hidden=6, coupling="additive", permutation="plain", learn_top=False)),
-          ("RealNVP", dict(scales=2, base_dim=3, residual_blocks=1, batch_norm=True)),
-          ("RealNVP", dict(scales=2, base_dim=3, residual_blocks=1, batch_norm=False, coupling="additive",
+          ("RealNVP", dict(levels=2, base_dim=3, residual_blocks=1, batch_norm=True)),
+          ("RealNVP", dict(levels=2, base_dim=3, residual_blocks=1, batch_norm=False, coupling="additive",
                            recursion=3))]
 every_model = pytest.mark.parametrize("kind, settings", MODELS, ids=lambda v: v if isinstance(v, str) else str(len(v)))
 
@@ -272,7 +272,7 @@ def test_images_of_a_rare_context(known):
     x = (170 - 100 * c[:, :, None, None] + 12 * rng.standard_normal((2000, 4, 4, 1))).clip(1, 255)
     order = rng.permutation(2000)
     x, c = x[order], c[order]
-    flow = ef.RealNVP((4, 4, 1), scales=2, base_dim=4, residual_blocks=1, context=1)
+    flow = ef.RealNVP((4, 4, 1), levels=2, base_dim=4, residual_blocks=1, context=1)
     assert not flow.config["batch_norm"] and ef.RealNVP((4, 4, 1), context=0).config["batch_norm"]
     flow.fit(x[:1600], context=c[:1600], epochs=6, batch_size=16, optimizer="adam", lr=2e-3)
     bits = flow.bits_per_dim(x[1600:], context=c[1600:])

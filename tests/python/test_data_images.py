@@ -105,7 +105,7 @@ def test_a_model_with_alpha_reads_it_from_pictures(icons, tmp_path, capsys):
     data = ef.data.load(icons, channels=4)
     assert data.train.shape == (5, 4, 4, 4) and (data.train[:4, :, 2:, 3] == 0).all()
     assert (data.train[:, :, :2, 3] == 255).all()
-    flow = ef.RealNVP((4, 4, 4), scales=1, base_dim=2, residual_blocks=1)
+    flow = ef.RealNVP((4, 4, 4), levels=1, base_dim=2, residual_blocks=1)
     flow.init(data.train)
     flow.save(tmp_path / "m.safetensors")
     assert main(["score", str(tmp_path / "m.safetensors"), str(icons), "--out", str(tmp_path / "s.csv")]) == 0

@@ -207,7 +207,7 @@ def test_training(glow, images, gpu):
         flow = glow(dtype="float64", device=gpu)
         flow.init(batch)
         optimizer, average = ef.Adam(flow, lr=1e-3), ef.MovingAverage(flow, 0.9)
-        steps = [(flow.train_step(batch, optimizer, seed=step, max_norm=0.5, average=average), flow.last_step)
+        steps = [(flow.train_step(batch, optimizer, seed=step, clip=0.5, average=average), flow.last_step)
                  for step in range(4)]
         found.append((steps, optimizer.steps, flow.params.tolist(), average.average.tolist()))
     assert found[0] == found[1]

@@ -156,7 +156,7 @@ def test_batch_norm_wants_two_rows():
 
 
 def test_batch_norm_wants_two_images_whose_deepest_scale_is_one_pixel():
-    flow = ef.RealNVP((2, 2, 3), scales=2, base_dim=4, residual_blocks=1)
+    flow = ef.RealNVP((2, 2, 3), levels=2, base_dim=4, residual_blocks=1)
     x = np.random.default_rng(0).uniform(50, 150, (20, 2, 2, 3))
     flow.init(x)
     with pytest.raises(ef.ShapeError, match="expected at least 2 samples for batch norm, got 1"):

@@ -75,7 +75,7 @@ def test_actnorm_outputs_are_standardised_after_init():
 def test_a_row_of_odd_images_is_the_same_in_any_batch():
     """The colours of a checkerboard begin anew with each image."""
     x = np.random.default_rng(0).uniform(0, 256, (8, 3, 3, 1))
-    flow = ef.RealNVP((3, 3, 1), scales=1, base_dim=4, residual_blocks=1, dtype="float64")
+    flow = ef.RealNVP((3, 3, 1), levels=1, base_dim=4, residual_blocks=1, dtype="float64")
     flow.init(x)
     flow.params[:] += np.random.default_rng(1).normal(0, 0.1, flow.params.shape)
     alone = np.concatenate([flow.log_prob(x[i:i + 1]) for i in range(8)])
@@ -85,7 +85,7 @@ def test_a_row_of_odd_images_is_the_same_in_any_batch():
 def test_every_value_of_odd_images_is_taken():
     """Nine values, where noise comes by four."""
     x = np.random.default_rng(0).integers(0, 256, (8, 3, 3, 1), np.uint8)
-    flow = ef.RealNVP((3, 3, 1), scales=1, base_dim=4, residual_blocks=1, dtype="float64")
+    flow = ef.RealNVP((3, 3, 1), levels=1, base_dim=4, residual_blocks=1, dtype="float64")
     flow.init(x)
     assert np.array_equal(np.rint(flow.decode(flow.encode(x))), x)
 

@@ -172,7 +172,7 @@ def test_a_name_that_no_file_can_have(table_model):
 def test_save_and_load(tmp_path, images, table, glow, real_nvp):
     nice = ef.NICE((4, 4, 2), couplings=2, hidden=(8,), bits=5, dtype="float64")
     conditional = glow(classes=3, class_weight=0.5, permutation="shuffle", seed=9)
-    image_nvp = ef.RealNVP((4, 4, 2), scales=2, base_dim=4, residual_blocks=1)
+    image_nvp = ef.RealNVP((4, 4, 2), levels=2, base_dim=4, residual_blocks=1)
     for flow, x in ((nice, images[0]), (conditional, images[0]), (image_nvp, images[0]), (real_nvp(), table)):
         label = images[1] if flow.classes else None
         flow.init(x)

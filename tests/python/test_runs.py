@@ -143,7 +143,7 @@ def test_other_pictures_as_the_run_has_them(tmp_path, capsys):
 @pytest.mark.parametrize("options", [
     ["digits", *SMALL, "--epochs", "2", "--conditional", "--flip", "--beta2", "0.9", "--seed", "3"],
     ["digits", "--preset", "glow-cifar10", *SMALL, "--steps", "3", "--optimizer", "sgd", "--momentum", "0.5"],
-    ["digits", "--model", "realnvp", "--scales", "1", "--base-dim", "2", "--residual-blocks", "1",
+    ["digits", "--model", "realnvp", "--levels", "1", "--base-dim", "2", "--residual-blocks", "1",
      "--no-batch-norm", "--steps", "2", "--quiet"],
     ["TABLE", "--couplings", "2", "--preprocess", "whiten", "--valid", "0.2", "--steps", "5", "--quiet"],
     ["TABLE", "--model", "nice", "--patience", "3", "--dtype", "float64", "--steps", "5", "--quiet"],

@@ -12,7 +12,7 @@ from evenflow.models import DECLARED, MODELS, config_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHAPES = {"image": (4, 4, 2), "table": 3}
-SMALL = {"levels": 1, "steps": 1, "couplings": 2, "scales": 1, "base_dim": 2, "residual_blocks": 0}
+SMALL = {"levels": 1, "steps": 1, "couplings": 2, "base_dim": 2, "residual_blocks": 0}
 
 each_kind = pytest.mark.parametrize("model, kind", DECLARED)
 
@@ -54,7 +54,7 @@ def test_a_signature_names_all_but_the_shape(model):
 @pytest.mark.parametrize("context, wanted", [(0, True), (2, False)])
 def test_batch_norm_of_real_nvp_is_by_the_context(context, wanted):
     def made(**settings):
-        return ef.RealNVP((4, 4, 1), scales=1, base_dim=2, residual_blocks=0, context=context, **settings).config
+        return ef.RealNVP((4, 4, 1), levels=1, base_dim=2, residual_blocks=0, context=context, **settings).config
 
     assert made()["batch_norm"] is made(batch_norm="auto")["batch_norm"] is wanted
     assert made(batch_norm=not wanted)["batch_norm"] is not wanted
@@ -108,6 +108,9 @@ def test_limits_and_choices(model, kind):
             got = config[setting.name]
             if setting.name == "conditioner_dtype" and value == "float64":
                 value = "float32"  # which stands for the model's
+            if value == "auto":  # what it stands for is in `choices`, too
+                assert got != value and got in setting.choices
+                continue
             assert got == ([value] if setting.type == "ints" else value)
         if setting.type not in ("shape", "bounds"):
             below = [] if setting.low is None else [setting.low - 1]

@@ -60,19 +60,6 @@ def test_optimizers(table_model, make):
         make(table_model, xyz=0.1)
 
 
-def test_tables_were_once_of_real_nvp():
-    """The error is the call to make."""
-    for call, wanted in ((lambda: ef.RealNVP(6), "CouplingFlow(6)"),
-                         (lambda: ef.RealNVP(shape=6, couplings=4), "CouplingFlow(6, couplings=4)"),
-                         (lambda: ef.RealNVP(6, coupling="spline", prior="logistic", hidden=(8, 8), bins=4),
-                          "CouplingFlow(6, law='spline', base='logistic', hidden=(8, 8), bins=4)")):
-        with pytest.raises(ef.ConfigError) as error:
-            call()
-        text = str(error.value)
-        assert text.startswith("[RealNVP] RealNVP is the model of images (H, W, C); ") and text.endswith(wanted)
-        assert eval("ef." + wanted).shape == (6,)
-
-
 def test_names_of_other_libraries_are_not_ours():
     calls = [*MODELS.values(), *OPTIMIZERS, ef.MovingAverage, ef.Schedule, ef.Flow.fit, ef.Flow.train_step]
     known = [set(inspect.signature(call).parameters) for call in calls]

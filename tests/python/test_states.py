@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import pickle
 import threading
 
@@ -161,10 +162,10 @@ def test_a_raw_file_that_takes_a_part_gets_all(table_model):
 @pytest.mark.parametrize("make, orders", [
     (lambda **s: plain_table(32, couplings=4, hidden=(8,), permutation="shuffle", batch_norm=True, **s), 3),
     (lambda **s: plain_table(32, couplings=2, hidden=(8,), permutation="lu", actnorm=True, **s), 0),
-    (lambda **s: ef.NICE((4, 4, 2), couplings=2, hidden=(8,), order="shuffle", preprocess="standardize", **s), 3),
+    (lambda **s: ef.NICE((4, 4, 2), couplings=2, hidden=(8,), permutation="shuffle", preprocess="standardize", **s), 3),
     (lambda **s: ef.Glow((4, 4, 2), levels=2, steps=2, hidden=8, permutation="shuffle", **s), 4),
     (lambda **s: ef.Glow((4, 4, 2), levels=2, steps=2, hidden=8, **s), 0),
-    (lambda **s: ef.RealNVP((4, 4, 2), scales=2, base_dim=4, residual_blocks=1, **s), 0)])
+    (lambda **s: ef.RealNVP((4, 4, 2), levels=2, base_dim=4, residual_blocks=1, **s), 0)])
 def test_reset(images, make, orders):
     """Weights of a new model of that seed; shuffled orders stay."""
     x, flow = images[0], make(seed=1)
@@ -237,20 +238,23 @@ def test_bad_files_in_memory(tmp_path, table_model):
     assert not file.getvalue()
 
 
-def test_tables_of_real_nvp_are_coupling_flows(tmp_path, table):
-    """Files from before CouplingFlow was a model of its own."""
-    flow = plain_table(3, couplings=3, hidden=(8,), law="spline", bins=5, base="logistic", context=2)
-    flow.init(table, context=table[:, :2])
+@pytest.mark.parametrize("columns, settings, wanted", [
+    (3, {}, ("lu-shuffle", "logistic", "standardize")), (257, {}, ("shuffle", "gaussian", "standardize")),
+    (1, {}, ("none", "gaussian", "standardize")), (3, {"context": 2}, ("lu-shuffle", "gaussian", "standardize")),
+    (3, {"base": "uniform"}, ("shuffle", "uniform", "none")), (3, {"permutation": "none"},
+                                                                ("none", "gaussian", "standardize"))])
+def test_auto_is_resolved_when_a_model_is_made(tmp_path, columns, settings, wanted):
+    flow = ef.CouplingFlow(columns, couplings=2, hidden=(4,), **settings)
+    chosen = {name: flow.config[name] for name in ("permutation", "base", "preprocess")}
+    assert tuple(chosen.values()) == wanted and "auto" not in repr(flow)
+    same = ef.CouplingFlow(columns, couplings=2, hidden=(4,), **{**settings, **chosen})
+    assert same.config == flow.config and np.array_equal(same.params, flow.params)
     flow.save(path := tmp_path / "m.safetensors")
     tensors, metadata = _core.read_safetensors(str(path))
-    old = metadata["config"].replace('"CouplingFlow"', '"RealNVP"').replace('"law"', '"coupling"').replace(
-        '"base"', '"prior"')
-    _core.write_safetensors(str(path), tensors, {**metadata, "config": old})
-    again = ef.load(path)
-    assert type(again) is ef.CouplingFlow and again.config == flow.config
-    assert np.array_equal(again.log_prob(table, context=table[:, 1:]), flow.log_prob(table, context=table[:, 1:]))
-    again.save(path)
-    assert ef.load(path).config["model"] == "CouplingFlow"
+    assert json.loads(metadata["config"]) == flow.config
+    auto = {**flow.config, **{name: "auto" for name in chosen if name not in settings}}  # as files of 0.1.0 have it
+    _core.write_safetensors(str(path), tensors, {**metadata, "config": json.dumps(auto)})
+    assert ef.load(path).config == flow.config
 
 
 @pytest.mark.parametrize("kind", ["memory", "path"])

@@ -25,7 +25,7 @@ MODELS = {
     "real_nvp_table": lambda **s: plain_table(5, couplings=3, hidden=(6,), permutation="lu", **s),
     "real_nvp_odd_even": lambda **s: plain_table(5, couplings=2, hidden=(6,), mask="odd-even", actnorm=True,
                                                 batch_norm=True, **s),
-    "real_nvp_image": lambda **s: ef.RealNVP((4, 4, 1), scales=2, base_dim=2, residual_blocks=1, **s),
+    "real_nvp_image": lambda **s: ef.RealNVP((4, 4, 1), levels=2, base_dim=2, residual_blocks=1, **s),
     "glow": lambda **s: ef.Glow((4, 4, 1), levels=2, steps=1, hidden=3, classes=3, **s),
 }
 

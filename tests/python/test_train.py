@@ -516,7 +516,7 @@ def test_train_step_is_its_parts(table, images, model):
         if model == "glow":
             return ef.Glow(x.shape[1:], levels=2, steps=2, hidden=8, classes=3, class_weight=0.1, **options)
         if model == "image":
-            return ef.RealNVP(x.shape[1:], scales=2, base_dim=4, residual_blocks=1, **options)
+            return ef.RealNVP(x.shape[1:], levels=2, base_dim=4, residual_blocks=1, **options)
         if model == "dense":
             return ef.NICE(x.shape[1], couplings=3, hidden=(9, 17), **options)
         kind = dict(conditioner_dtype="bfloat16") if model == "half" else {}
@@ -531,13 +531,13 @@ def test_train_step_is_its_parts(table, images, model):
     (mine, average), (optimizer, other) = steps
     assert np.isfinite(mine.moments()[0]).all()
     for step in range(4):
-        max_norm = 0.5 if step % 2 else 0.0
+        clip = 0.5 if step % 2 else 0.0
         if step == 2:
             one.grads[:] = np.nan
-        got = one.train_step(x, mine, label=label, seed=step, max_norm=max_norm, average=average)
+        got = one.train_step(x, mine, label=label, seed=step, clip=clip, average=average)
         parts.zero_grad()
         assert got == parts.loss_and_grad(x, label=label, seed=step)
-        norm = ef.clip_grad_norm(parts, max_norm)
+        norm = ef.clip_grad_norm(parts, clip)
         optimizer.step()
         other.update()
         assert one.last_step.pop("grad_norm") == norm and one.last_step == parts.last_step
@@ -589,5 +589,5 @@ def test_train_step_refuses_what_is_not_its_own(table, real_nvp):
     for optimizer, average in ((ef.Adam(other), None), (ef.Adam(flow), ef.MovingAverage(other))):
         with pytest.raises(ef.ConfigError, match=r"\[train_step\] the \w+ was made for another flow"):
             flow.train_step(table, optimizer, average=average)
-    with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected max_norm"):
-        flow.train_step(table, ef.Adam(flow), max_norm=-1.0)
+    with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected clip"):
+        flow.train_step(table, ef.Adam(flow), clip=-1.0)

@@ -9,7 +9,8 @@ from test_drift import shrinking
 import evenflow as ef
 from evenflow.training.feed import Feed
 from evenflow.data.rows import Picked
-from evenflow._border.weights import in_proportion, mean_one
+from evenflow._border.weights import mean_one
+from evenflow.training.initial import in_proportion
 
 
 def values(flow):
@@ -141,7 +142,7 @@ def test_a_step_is_its_parts(table, real_nvp):
         flow.init(table)
     optimizers = ef.Adam(one), ef.Adam(parts)
     for _ in range(3):
-        loss = one.train_step(table, optimizers[0], max_norm=0.5, sample_weight=w)
+        loss = one.train_step(table, optimizers[0], clip=0.5, sample_weight=w)
         parts.zero_grad()
         assert parts.loss_and_grad(table, sample_weight=w) == loss
         ef.clip_grad_norm(parts, 0.5)

@@ -14,10 +14,10 @@ struct NiceConfig {
   Shape shape{0, 1, 1, 0};  ///< (0, 1, 1, D) for tables, image shape otherwise
   int64_t couplings = 4;
   std::vector<int64_t> hidden{1000, 1000, 1000, 1000, 1000};
-  std::string prior = "logistic";   ///< "logistic" | "gaussian"
-  std::string order = "tile";       ///< first reordering: "tile" | "shuffle" | "reverse" | "none"
-  std::string preprocess = "none";  ///< "none" | "standardize" | "zca" | "whiten"
-  int64_t bits = 8;                 ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
+  std::string prior = "logistic";    ///< "logistic" | "gaussian"
+  std::string permutation = "tile";  ///< first reordering: "tile" | "shuffle" | "reverse" | "none"
+  std::string preprocess = "none";   ///< "none" | "standardize" | "zca" | "whiten"
+  int64_t bits = 8;                  ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
   NetDtype conditioner = NetDtype::same;
   bool pixel = false;          ///< a one-pixel image, whose shape is a table's; levels are not scaled
   std::vector<Bounds> bounds;  ///< tables: one per column, applied before preprocess; empty: none
@@ -28,7 +28,7 @@ struct NiceConfig {
 /// density conditional; every coupling's net reads it at each pixel.
 struct RealNvpConfig {
   Shape shape{0, 32, 32, 3};
-  int64_t scales = 2;
+  int64_t levels = 2;
   int64_t base_dim = 64;
   int64_t residual_blocks = 8;
   bool bottleneck = false;

@@ -9,6 +9,7 @@
 #include "evenflow/error.hpp"
 #include "evenflow/version.h"
 #include "io/json.hpp"
+#include "models/settings.hpp"
 
 // docs/format.md describes model files. An optimiser file has tensors moment0, moment1, ... with a value for
 // every trained one, and the step count and the rule in its metadata.
@@ -137,7 +138,7 @@ Trainable<T> restore(const ModelFile& model, const Site& site) {
 
 template <class T>
 Trainable<T>::Trainable(ModelConfig config_, Flow<T> flow_)
-    : config(std::move(config_)), flow(std::move(flow_)), arena(flow.layout()) {
+    : config(resolved(std::move(config_))), flow(std::move(flow_)), arena(flow.layout()) {
   config.dtype = dtype_of<T>();
 }
 

@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <limits>
-#include <map>
 #include <set>
 #include <string_view>
 
@@ -33,9 +32,6 @@ class Reader {
     visit_dtype(*this, config);  // first: read(NetDtype) depends on it
   }
 
-  /// Reads the setting `name` from a member of another name, as in files of format 1 before CouplingFlow.
-  void rename(const char* name, const char* member) { members_[name] = member; }
-
   const std::string& text(const char* key) { return get<std::string>(key, "a string"); }
   bool is_table() { return value("shape").get<int64_t>() != nullptr; }
 
@@ -54,7 +50,7 @@ class Reader {
 
   template <class T>
   void operator()(const char* key, T& out, const Limits& limits, const char*) {
-    if (!limits.optional || root_.find(member(key))) {
+    if (!limits.optional || root_.find(key)) {
       read(key, out);
     } else {
       out = absent<T>(limits);
@@ -72,15 +68,10 @@ class Reader {
   }
 
  private:
-  const char* member(const char* key) const {
-    const auto renamed = members_.find(key);
-    return renamed == members_.end() ? key : renamed->second;
-  }
-
   const json::Value& value(const char* key) {
-    const json::Value* found = root_.find(member(key));
-    if (!found) fail<ConfigError>(kWhere, "expected '", member(key), "', got none");
-    taken_.insert(member(key));
+    const json::Value* found = root_.find(key);
+    if (!found) fail<ConfigError>(kWhere, "expected '", key, "', got none");
+    taken_.insert(key);
     return *found;
   }
 
@@ -166,7 +157,6 @@ class Reader {
 
   const json::Value& root_;
   const Dtype& dtype_;
-  std::map<std::string_view, const char*> members_;
   std::set<std::string_view> taken_;
 };
 
@@ -354,10 +344,6 @@ ModelConfig parse_config(const std::string& text) {
     read(nice);
   } else if (model == "CouplingFlow") {
     read(CouplingFlowConfig());
-  } else if (model == "RealNVP" && in.is_table()) {
-    in.rename("law", "coupling");
-    in.rename("base", "prior");
-    read(CouplingFlowConfig());
   } else if (model == "RealNVP") {
     read(RealNvpConfig());
   } else {
@@ -369,7 +355,7 @@ ModelConfig parse_config(const std::string& text) {
   } catch (const ShapeError& error) {
     throw ConfigError(error.what());
   }
-  return config;
+  return resolved(std::move(config));
 }
 
 std::string to_json(const ModelConfig& config) {

@@ -23,21 +23,6 @@ void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index
   }
 }
 
-/// The settings for which "auto" stands. Files hold "auto", so its meaning must not change.
-CouplingFlowConfig resolved(CouplingFlowConfig config) {
-  constexpr int64_t kMixedColumns = 256;  // each matrix takes eight products of its size in a step
-  const bool in_box = config.base == "uniform";
-  if (config.permutation == "auto")
-    config.permutation = in_box || config.dims > kMixedColumns ? "shuffle" : "lu-shuffle";
-  if (config.preprocess == "auto") config.preprocess = in_box ? "none" : "standardize";
-  // A spline is the identity beyond its bound. A logistic base has 4 % of its mass there, which a learned
-  // matrix can scale. With a context, densities mostly have Gaussian tails.
-  const bool scales = config.permutation == "lu" || config.permutation == "lu-shuffle";
-  const bool logistic = scales && config.dims > 1 && config.context == 0;
-  if (config.base == "auto") config.base = logistic ? "logistic" : "gaussian";
-  return config;
-}
-
 /// ConfigError for settings that would lead out of the box of a uniform base.
 void check_box(const CouplingFlowConfig& config) {
   const auto expect = [](bool fits, const char* wanted, const char* why) {
@@ -96,7 +81,8 @@ void check_net(const CouplingFlowConfig& config) {
 template <class T>
 Flow<T> coupling_flow(const CouplingFlowConfig& given, const ParamLimit& limit) {
   check("coupling_flow", {given});
-  const CouplingFlowConfig config = resolved(given);
+  const ModelConfig all = resolved({given});
+  const auto& config = std::get<CouplingFlowConfig>(all.model);
   const bool in_box = base_of(config.base) == Base::uniform;
   if (in_box) check_box(config);
   CouplingOptions options;

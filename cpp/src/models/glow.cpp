@@ -42,7 +42,7 @@ void add_split(Flow<T>& flow, const std::string& name) {
 template <class T>
 Flow<T> glow(const GlowConfig& config, const ParamLimit& limit) {
   check(kGlow, {config});
-  if (config.levels > kMaxScales || config.shape.h % (int64_t{1} << config.levels) ||
+  if (config.levels > kMaxLevels || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
     fail<ShapeError>(kGlow, "expected height and width divisible by 2^", config.levels, ", got ",
                      config.shape.h, " x ", config.shape.w);

@@ -22,8 +22,8 @@ Flow<T> nice(const NiceConfig& config, const ParamLimit& limit) {
   if (auto layer = preprocess_of<T>(config.preprocess, flow.output_shape())) {
     flow.add("preprocess", std::move(layer));
   }
-  if (config.order != "none") {
-    flow.add("order", permutation<T>(flow.output_shape(), order_of(config.order)));
+  if (config.permutation != "none") {
+    flow.add("order", permutation<T>(flow.output_shape(), order_of(config.permutation)));
   }
   const Shape shape = flow.output_shape();
   // The reversal after each coupling exchanges the halves, so every coupling changes the second half

@@ -68,16 +68,16 @@ class ImageBuilder {
 template <class T>
 Flow<T> real_nvp(const RealNvpConfig& config, const ParamLimit& limit) {
   check(kRealNvp, {config});
-  const int64_t unit = int64_t{1} << (config.scales - 1);
+  const int64_t unit = int64_t{1} << (config.levels - 1);
   if (config.shape.h % unit || config.shape.w % unit) {
-    fail<ShapeError>(kRealNvp, "expected height and width divisible by ", unit, " for ", config.scales,
-                     " scales, got ", config.shape.h, " x ", config.shape.w);
+    fail<ShapeError>(kRealNvp, "expected height and width divisible by ", unit, " for ", config.levels,
+                     " levels, got ", config.shape.h, " x ", config.shape.w);
   }
   if (config.shape.pixels_per_sample() < 2) {
     fail<ShapeError>(kRealNvp, "expected an image of at least 2 pixels, got ", config.shape.h, " x ",
                      config.shape.w);
   }
-  const int64_t doublings = config.recursion < 4 ? config.scales - 1 : 0;
+  const int64_t doublings = config.recursion < 4 ? config.levels - 1 : 0;
   expect_in(kRealNvp, "the width of the last scale's nets", config.base_dim << doublings, 1, kMaxWidth);
   // A net's blocks are made before they are declared.
   expect_in(kRealNvp, "the number of residual blocks", config.residual_blocks, 0, limit.tensors);
@@ -86,7 +86,7 @@ Flow<T> real_nvp(const RealNvpConfig& config, const ParamLimit& limit) {
   flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
   flow.add("logit", logit<T>(flow.output_shape()));
   ImageBuilder<T> builder(config, flow);
-  for (int64_t s = 0; s < config.scales; ++s) builder.scale(s, s + 1 == config.scales);
+  for (int64_t s = 0; s < config.levels; ++s) builder.scale(s, s + 1 == config.levels);
   flow.finalize();
   return flow;
 }

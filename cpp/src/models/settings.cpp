@@ -95,4 +95,20 @@ void check(const char* where, ModelConfig config) {
       config.model);
 }
 
+ModelConfig resolved(ModelConfig config) {
+  auto* table = std::get_if<CouplingFlowConfig>(&config.model);
+  if (!table) return config;
+  constexpr int64_t kMixedColumns = 256;  // each matrix takes eight products of its size in a step
+  const bool in_box = table->base == "uniform", one = table->dims == 1;
+  if (table->permutation == "auto")
+    table->permutation = one ? "none" : in_box || table->dims > kMixedColumns ? "shuffle" : "lu-shuffle";
+  if (table->preprocess == "auto") table->preprocess = in_box ? "none" : "standardize";
+  // A spline is the identity beyond its bound. A logistic base has 4 % of its mass there, which a learned
+  // matrix can scale. With a context, densities mostly have Gaussian tails.
+  const bool scales = table->permutation == "lu" || table->permutation == "lu-shuffle";
+  const bool logistic = scales && !one && table->context == 0;
+  if (table->base == "auto") table->base = logistic ? "logistic" : "gaussian";
+  return config;
+}
+
 }  // namespace evenflow

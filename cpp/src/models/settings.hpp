@@ -18,7 +18,7 @@ namespace evenflow {
 
 // Limits that exceed any real model, yet are small enough that the product of two of them and a kernel size
 // does not overflow. Files and programs share them, so every model that can be saved can be loaded.
-constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27, kMaxScales = 30;
+constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27, kMaxLevels = 30;
 
 /// The valid values of a setting.
 struct Limits {
@@ -119,7 +119,7 @@ void visit_settings(V& v, NiceConfig& c, ModelConfig& model) {
   v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
   v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
   v("prior", c.prior, one_of({"gaussian", "logistic"}), "distribution of the latents");
-  v("order", c.order, one_of({"tile", "shuffle", "reverse", "none"}),
+  v("permutation", c.permutation, one_of({"tile", "shuffle", "reverse", "none"}),
     "order of the dimensions at the first coupling; tile puts even ones before odd ones");
   visit_preprocess(v, c.preprocess);
   visit_seed(v, model);
@@ -132,7 +132,7 @@ void visit_settings(V& v, NiceConfig& c, ModelConfig& model) {
 template <class V>
 void visit_settings(V& v, RealNvpConfig& c, ModelConfig& model) {
   v.shape(c.shape, true, "(H, W, C) of an image");
-  v("scales", c.scales, in(1, kMaxScales), "number of scales");
+  v("levels", c.levels, in(1, kMaxLevels), "number of scales");
   v("base_dim", c.base_dim, in(1, kMaxWidth), "channels of the nets at the finest scale");
   v("residual_blocks", c.residual_blocks, in(0, kMaxLayers), "residual blocks of each net");
   v("bottleneck", c.bottleneck, {}, "residual blocks with a bottleneck");
@@ -179,7 +179,7 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle", "auto"}),
     "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle; "
     "auto: "
-    "lu-shuffle, but shuffle for more than 256 columns and for a uniform base");
+    "lu-shuffle, but shuffle for more than 256 columns and for a uniform base, none for one column");
   v("mix_last", c.mix_last, optional({}), "mixing after the last coupling, too, as in sbi's nsf");
   v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
   v("actnorm", c.actnorm, {}, "actnorm between couplings");
@@ -227,6 +227,10 @@ void expect_choice(const char* where, const char* name, const std::string& value
 /// ConfigError for a setting outside its limits, ShapeError for a shape with a size below 1 or fewer than 2
 /// dimensions. `where` begins the error text. The model's builder checks whether the settings fit together.
 void check(const char* where, ModelConfig config);
+
+/// The settings with what "auto" stands for in its place. Files of version 0.1.0 hold "auto", so its meaning
+/// must not change.
+ModelConfig resolved(ModelConfig config);
 
 /// A JSON list of the declared settings: model, kind ("image" or "table"), name, type ("int", "float",
 /// "bool", "str", "ints", "bounds", "shape" or "seed": 64 bits without a sign), default, low, high, choices,

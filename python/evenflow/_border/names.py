@@ -21,7 +21,7 @@ ELSEWHERE = {name: ours for ours, theirs in {
     ("lr",): ("learning_rate",),
     ("epochs",): ("n_epochs", "num_epochs", "max_epochs"),
     ("valid",): ("validation_data", "x_valid", "val"),
-    ("clip", "max_norm"): ("clip_grad", "grad_clip", "clip_grad_norm", "max_grad_norm"),
+    ("clip",): ("max_norm", "clip_grad", "grad_clip", "clip_grad_norm", "max_grad_norm"),
     ("sample_weight",): ("weights",),
     ("label",): ("y", "labels"),
     ("beta1",): ("betas", "b1"),

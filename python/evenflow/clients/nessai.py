@@ -215,7 +215,7 @@ class EvenflowModel(FlowModel):
         for x, weights, context in train.batches(self.rng.permutation(len(train.x)), self._batch_size):
             if noise:
                 x = x + noise * self.rng.standard_normal(x.shape).astype(x.dtype)
-            losses.append(flow.train_step(x, self._optimiser, context=context, sample_weight=weights, max_norm=clip,
+            losses.append(flow.train_step(x, self._optimiser, context=context, sample_weight=weights, clip=clip,
                                           seed=None if not flow.config.get("dropout") else self._seed()))
         return float(np.mean(losses))
 

@@ -212,7 +212,7 @@ class _Steps:
         flow, (x, context) = trainer._neural_net.flow, self._rows(trainer, loader)
         adam, order, batch = self._adam(trainer, flow), np.asarray(loader.sampler.indices), loader.batch_size
         order = order[torch.randperm(len(order)).numpy()]
-        losses = [flow.train_step(x[rows], adam, context=context[rows], max_norm=clip_max_norm or 0.0)
+        losses = [flow.train_step(x[rows], adam, context=context[rows], clip=clip_max_norm or 0.0)
                   for rows in np.split(order[:len(loader) * batch], len(loader))]
         return float(np.mean(losses))
 

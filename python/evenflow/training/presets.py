@@ -25,7 +25,7 @@ from evenflow.errors import ConfigError
 
 MODELS: dict[tuple[str, str], dict[str, Any]] = {
     ("glow", "image"): dict(steps=8, hidden=128),
-    ("realnvp", "image"): dict(scales=2, base_dim=32, residual_blocks=2),
+    ("realnvp", "image"): dict(levels=2, base_dim=32, residual_blocks=2),
     ("nice", "image"): dict(),
     ("couplingflow", "table"): dict(),
     ("nice", "table"): dict(couplings=4, hidden=(64, 64), preprocess="standardize"),
@@ -82,9 +82,9 @@ def _glow(size: int, levels: int, depth: int, coupling: str, bits: int, workers:
                        augment=augment, temperature=temperature, sample_every=SAMPLE_EVERY))
 
 
-def _real_nvp(size: int, scales: int, base_dim: int, blocks: int, flip: bool) -> Preset:
+def _real_nvp(size: int, levels: int, base_dim: int, blocks: int, flip: bool) -> Preset:
     return Preset("realnvp", (size, size, 3),
-                  dict(scales=scales, base_dim=base_dim, residual_blocks=blocks, bottleneck=False, skip=True,
+                  dict(levels=levels, base_dim=base_dim, residual_blocks=blocks, bottleneck=False, skip=True,
                        batch_norm=True, weight_norm=True, coupling="affine", recursion=2, bits=8),
                   dict(epochs=UNTIL_STOPPED, batch_size=64, optimizer="adam", lr=1e-3, clip=100.0,
                        optimizer_options=dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=1e-4),
@@ -98,7 +98,7 @@ def _nice(shape: tuple[int, int, int], hidden: tuple[int, ...], prior: str, prep
     if preprocess != "none":
         # The whitening is fitted by `init`: a covariance needs many more images than dimensions.
         training["init_batch"] = 50_000
-    settings = dict(couplings=4, hidden=hidden, prior=prior, order="tile", preprocess=preprocess, bits=8)
+    settings = dict(couplings=4, hidden=hidden, prior=prior, permutation="tile", preprocess=preprocess, bits=8)
     return Preset("nice", shape, settings, training)
 
 
@@ -109,11 +109,11 @@ PRESETS = {
     "glow-imagenet64": _glow(64, levels=4, depth=48, coupling="affine", bits=8, workers=8),
     "glow-celeba-hq-256": _glow(256, levels=6, depth=32, coupling="additive", bits=5, workers=40,
                                 temperature=0.7),
-    "realnvp-cifar10": _real_nvp(32, scales=2, base_dim=64, blocks=8, flip=True),
-    "realnvp-imagenet32": _real_nvp(32, scales=4, base_dim=32, blocks=4, flip=False),
-    "realnvp-imagenet64": _real_nvp(64, scales=5, base_dim=32, blocks=2, flip=False),
-    "realnvp-celeba": _real_nvp(64, scales=5, base_dim=32, blocks=2, flip=True),
-    "realnvp-lsun": _real_nvp(64, scales=5, base_dim=32, blocks=2, flip=True),
+    "realnvp-cifar10": _real_nvp(32, levels=2, base_dim=64, blocks=8, flip=True),
+    "realnvp-imagenet32": _real_nvp(32, levels=4, base_dim=32, blocks=4, flip=False),
+    "realnvp-imagenet64": _real_nvp(64, levels=5, base_dim=32, blocks=2, flip=False),
+    "realnvp-celeba": _real_nvp(64, levels=5, base_dim=32, blocks=2, flip=True),
+    "realnvp-lsun": _real_nvp(64, levels=5, base_dim=32, blocks=2, flip=True),
     "nice-mnist": _nice((28, 28, 1), (1000,) * 5, prior="logistic", preprocess="none", batch=200),
     "nice-tfd": _nice((48, 48, 1), (5000,) * 4, prior="gaussian", preprocess="whiten", batch=128),
     "nice-cifar10": _nice((32, 32, 3), (2000,) * 4, prior="logistic", preprocess="zca", batch=200),

@@ -34,7 +34,7 @@ def _glow(name, shape, **settings):
 
 
 def _nice(name, shape, **settings):
-    config = dict(couplings=3, hidden=(6, 5), prior="logistic", order="tile", preprocess="none", bits=8)
+    config = dict(couplings=3, hidden=(6, 5), prior="logistic", permutation="tile", preprocess="none", bits=8)
     return Case("nice-" + name, "NICE", nice.forward, shape, config | settings)
 
 
@@ -45,7 +45,7 @@ def _table(name, dims, **settings):
 
 
 def _image(name, shape, **settings):
-    config = dict(scales=2, base_dim=3, residual_blocks=1, bottleneck=False, skip=True, batch_norm=True,
+    config = dict(levels=2, base_dim=3, residual_blocks=1, bottleneck=False, skip=True, batch_norm=True,
                   weight_norm=True, coupling="affine", recursion=2, bits=8)
     return Case("image-" + name, "RealNVP", real_nvp.image_forward, shape, config | settings)
 
@@ -70,17 +70,17 @@ CASES = [
     _glow("context", (4, 8, 3), context=2),
     _glow("context-additive", (4, 4, 1), coupling="additive", learn_top=False, context=1),
     _nice("table", (8,)),
-    _nice("odd", (7,), order="none", prior="gaussian", couplings=4),
+    _nice("odd", (7,), permutation="none", prior="gaussian", couplings=4),
     _nice("odd-tile", (7,), hidden=(4,)),
-    _nice("shuffle", (6,), order="shuffle"),
-    _nice("reverse", (5,), order="reverse"),
+    _nice("shuffle", (6,), permutation="shuffle"),
+    _nice("reverse", (5,), permutation="reverse"),
     _nice("standardize", (6,), preprocess="standardize", prior="gaussian"),
     _nice("zca", (5,), preprocess="zca"),
     _nice("whiten", (5,), preprocess="whiten", prior="gaussian"),
     _nice("bounds", (5,), preprocess="standardize", bounds=BOUNDS),
     _nice("image", (4, 3, 3)),
-    _nice("image-odd", (3, 3, 1), prior="gaussian", bits=5, order="reverse"),
-    _nice("image-zca", (2, 4, 1), preprocess="zca", order="shuffle"),
+    _nice("image-odd", (3, 3, 1), prior="gaussian", bits=5, permutation="reverse"),
+    _nice("image-zca", (2, 4, 1), preprocess="zca", permutation="shuffle"),
     _table("halves", 6),
     _table("halves-odd", 5, couplings=4),
     _table("odd-even", 6, mask="odd-even"),
@@ -124,16 +124,16 @@ CASES = [
     _table("residual-silu", 6, net="residual", hidden=(7,), activation="silu", law="additive", permutation="lu"),
     _table("residual-context", 5, net="residual", hidden=(6, 6), activation="elu", context=3),
     _image("rgb", (4, 4, 3)),
-    _image("grey", (8, 4, 1), scales=3),
-    _image("one-scale", (3, 5, 2), scales=1),
+    _image("grey", (8, 4, 1), levels=3),
+    _image("one-scale", (3, 5, 2), levels=1),
     _image("no-batch-norm", (4, 4, 3), batch_norm=False),
     _image("no-weight-norm", (4, 4, 1), weight_norm=False),
     _image("neither-norm", (4, 4, 1), weight_norm=False, batch_norm=False),
     _image("additive", (4, 4, 3), coupling="additive"),
     _image("additive-no-batch-norm", (4, 4, 1), coupling="additive", batch_norm=False),
-    _image("recursion1", (8, 8, 1), scales=3, recursion=1),
-    _image("recursion3", (8, 8, 1), scales=3, recursion=3),
-    _image("recursion4", (8, 8, 1), scales=3, recursion=4),
+    _image("recursion1", (8, 8, 1), levels=3, recursion=1),
+    _image("recursion3", (8, 8, 1), levels=3, recursion=3),
+    _image("recursion4", (8, 8, 1), levels=3, recursion=4),
     _image("recursion3-rgb", (4, 4, 3), recursion=3),
     _image("two-blocks", (4, 4, 1), residual_blocks=2),
     _image("no-skip", (4, 4, 1), skip=False, residual_blocks=2),

@@ -25,8 +25,8 @@ def forward(params, x, config, given=None, training=True):
         chain.apply(layers.unbound, config["bounds"])
     if config["preprocess"] != "none":
         chain.apply(layers.preprocess, scope / "preprocess", config["preprocess"])
-    if config["order"] != "none":
-        chain.apply(layers.permute, scope / "order", config["order"])
+    if config["permutation"] != "none":
+        chain.apply(layers.permute, scope / "order", config["permutation"])
     for i in range(config["couplings"]):
         chain.apply(coupling, scope / f"coupling{i}", config["hidden"])
         chain.apply(layers.permute, scope / f"reverse{i}", "reverse")

@@ -103,11 +103,11 @@ def image_forward(params, x, config, given=None, training=True, batch_stats=None
     chain = Chain(x)
     chain.apply(layers.rescale, 0.0, 2.0 ** config["bits"])
     chain.apply(layers.logit)
-    for i in range(config["scales"]):
+    for i in range(config["levels"]):
         scope = root / f"scale{i}"
         channels = chain.x.shape[-1]
         width = config["base_dim"] * (2**i if config["recursion"] < 4 else 1)
-        if i + 1 == config["scales"]:
+        if i + 1 == config["levels"]:
             checkerboard_group(chain, scope, config, context, width, 4)
             break
         checkerboard_group(chain, scope, config, context, width, 3)
