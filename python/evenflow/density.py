@@ -10,7 +10,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,9 +22,6 @@ from evenflow._border.batch import Batch
 from evenflow._border.bounds import Pairs
 from evenflow.errors import ConfigError, DataWarning, DeviceError, NumericError, ShapeError
 from evenflow._border.weights import check_weights
-
-if TYPE_CHECKING:
-    from evenflow.optim import MovingAverage, Optimizer
 
 Array = Any
 """A result: numpy.ndarray, or DeviceArray if the call's first array was on the GPU."""
@@ -668,98 +665,12 @@ class Density:
             An argument doesn't fit the model, or the loss or its gradient is not finite.
         """
         where = "loss_and_grad"
-        x, given, weights, budget = self._training(where, x, label, context, sample_weight, activation_budget)
-        weight = checks.number(where, "weight", weight, -math.inf)
-        place = self._place(where, dcontext, len(x))
-        if nll is not None and not _fits(nll, (len(x),), DOUBLE):
-            raise _no_place(where, "nll", nll, (len(x),), DOUBLE)
-        return self._loss_and_grad(x, given, budget, self._noise(where, seed), first=0, weight=weight,
-                                   dcontext=place, sample_weight=weights, nll=nll)
-
-    def _loss_and_grad(self, x: Taken, given: Taken | None, budget: int, seed: int, first: int, weight: float,
-                       **more: Any) -> float:
-        """loss_and_grad of checked arguments; `first` numbers the rows, for noise and dropout.
-
-        more: dcontext; sample_weight; nll; sum_over_ranks adds up an array in place, so that batch norm takes the
-        moments of all ranks' rows; complete is told during the pass which of gradient_parts(least) are complete.
-        """
-        block = self._block("loss_and_grad", x, 0, len(x), seed, first)
-        step = self._core.loss_and_grad(block, given, budget, weight, seed=seed, first=first, **more)
-        self.last_step = {**step}
-        return step["loss"]
-
-    def train_step(self, x: ArrayLike, optimizer: Optimizer, *, label: ArrayLike | None = None,
-                   context: ArrayLike | None = None, seed: int | None = None, sample_weight: ArrayLike | None = None,
-                   clip: float = 0.0, average: MovingAverage | None = None,
-                   activation_budget: int | None = None) -> float:
-        """Makes one training step. Faster than the calls that it stands for:
-        `zero_grad`, `loss_and_grad`, `clip_grad_norm` if clip is not 0, `optimizer.step()`, `average.update()`.
-
-        Parameters
-        ----------
-        x, label, context, seed, sample_weight, activation_budget
-            As in `loss_and_grad`.
-        optimizer : Optimizer
-            Made for this flow.
-        clip : float
-            Largest L2 norm of the gradient; 0: not clipped.
-        average : MovingAverage, optional
-            Made for this flow.
-
-        Returns
-        -------
-        float
-            The loss before the update, in nats a sample.
-
-        Raises
-        ------
-        ShapeError, ConfigError
-            An argument doesn't fit the model. Nothing is changed.
-        NumericError
-            The loss or a gradient is not finite. Values are unchanged and `grads` are zero.
-        """
-        where = "train_step"
-        # By what they can do: evenflow.optim imports this module.
-        if not hasattr(optimizer, "moments") or not hasattr(optimizer, "flow"):
-            raise TypeError(f"[{where}] expected an optimizer of evenflow, got {type(optimizer).__name__}")
-        if average is not None and not hasattr(average, "next_decay"):
-            raise TypeError(f"[{where}] expected a MovingAverage or None for average, got {type(average).__name__}")
-        for name, part in (("optimizer", optimizer), ("average", average)):
-            if part is not None and part.flow is not self:
-                raise ConfigError(f"[{where}] the {name} was made for another flow")
-        x, given, weights, budget = self._training(where, x, label, context, sample_weight, activation_budget)
-        clip = checks.number(where, "clip", clip, 0.0)
-        return self._train_step(x, given, weights, budget, self._noise(where, seed), optimizer, clip, average)
-
-    def _train_step(self, x: Taken, given: Taken | None, sample_weight: np.ndarray | None, budget: int, seed: int,
-                    optimizer: Optimizer, clip: float, average: MovingAverage | None) -> float:
-        """train_step of checked arguments."""
-        block = self._block("train_step", x, 0, len(x), seed, 0)
-        if average is None:
-            step = self._core.train_step(block, optimizer._core, given, budget, clip,
-                                         sample_weight=sample_weight, seed=seed)
-        else:
-            step = self._core.train_step(block, optimizer._core, given, budget, clip, average._core,
-                                         average.next_decay(), sample_weight, seed)
-            average.steps += 1
-        self.last_step = {**step}
-        return step["loss"]
-
-    def _training(self, where: str, x: Any, label: Any, context: Any, sample_weight: Any,
-                  activation_budget: int | None) -> tuple[Taken, Any, np.ndarray | None, int]:
-        x = self._take(where, x, least=1)
-        given = self._given(where, label, context, len(x))
-        budget = -1
-        if activation_budget is not None:
-            budget = checks.whole(where, "activation_budget", activation_budget, low=0)
-        return x, given, check_weights(where, sample_weight, len(x)), budget
-
-    def _noise(self, where: str, seed: int | None) -> int:
-        """Seed of a training call's noise."""
-        if seed is not None:
-            return checks.whole(where, "seed", seed, low=0)
-        self._calls += 1
-        return self._calls
+        batch = take(self, where, x, label, context, sample_weight, least=1)
+        budget, weight = budget_of(where, activation_budget), checks.number(where, "weight", weight, -math.inf)
+        place = self._place(where, dcontext, len(batch))
+        if nll is not None and not _fits(nll, (len(batch),), DOUBLE):
+            raise _no_place(where, "nll", nll, (len(batch),), DOUBLE)
+        return loss_and_grad(self, batch, budget, noise_seed(self, where, seed), weight=weight, dcontext=place, nll=nll)
 
     def backward(self, z: ArrayLike, dz: ArrayLike, dlogdet: ArrayLike, *, label: ArrayLike | None = None,
                  context: ArrayLike | None = None, dcontext: Taken | None = None,
@@ -1187,13 +1098,24 @@ def loss_and_grad(flow: Density, batch: Batch, budget: int, seed: int, *, first:
     more: dcontext; nll; sum_over_ranks adds up an array in place, so that batch norm takes the moments of all ranks'
     rows; complete is told during the pass which of gradient_parts(least) are complete.
     """
-    return flow._loss_and_grad(batch.x, batch.given, budget, seed, first, weight, sample_weight=batch.weight, **more)
+    block = flow._block("loss_and_grad", batch.x, 0, len(batch), seed, first)
+    step = flow._core.loss_and_grad(block, batch.given, budget, weight, seed=seed, first=first,
+                                    sample_weight=batch.weight, **more)
+    flow.last_step = {**step}
+    return step["loss"]
 
 
-def train_step(flow: Density, batch: Batch, budget: int, seed: int, optimizer: Optimizer, clip: float,
-               average: MovingAverage | None) -> float:
-    """`Flow.train_step` of a checked batch, in the same way."""
-    return flow._train_step(batch.x, batch.given, batch.weight, budget, seed, optimizer, clip, average)
+def noise_seed(flow: Density, where: str, seed: int | None) -> int:
+    """Seed of a training call's noise. None: the number of the call."""
+    if seed is not None:
+        return checks.whole(where, "seed", seed, low=0)
+    flow._calls += 1
+    return flow._calls
+
+
+def budget_of(where: str, activation_budget: int | None) -> int:
+    """Bytes of activations that a training call keeps, as the core takes them."""
+    return -1 if activation_budget is None else checks.whole(where, "activation_budget", activation_budget, low=0)
 
 
 def _batch(x: Any, flow: Density, given: Any, weight: Any = None) -> Batch:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenflow import checkpoint
+from evenflow import checkpoint, density, optim
 from evenflow._border import arrays, checks
 from evenflow.density import Density, compiled
 from evenflow.errors import ConfigError, ShapeError
@@ -75,6 +75,49 @@ class Flow(Density):
         """For copy, deepcopy and pickle: class, settings, values, and whatever else a subclass has."""
         rest = {name: value for name, value in vars(self).items() if name not in self._made}
         return _restored, (type(self), self.config, self._core.values.copy(), self._threads), rest
+
+    @hinted
+    def train_step(self, x: ArrayLike, optimizer: optim.Optimizer, *, label: ArrayLike | None = None,
+                   context: ArrayLike | None = None, seed: int | None = None, sample_weight: ArrayLike | None = None,
+                   clip: float = 0.0, average: optim.MovingAverage | None = None,
+                   activation_budget: int | None = None) -> float:
+        """Makes one training step. Faster than the calls that it stands for:
+        `zero_grad`, `loss_and_grad`, `clip_grad_norm` if clip is not 0, `optimizer.step()`, `average.update()`.
+
+        Parameters
+        ----------
+        x, label, context, seed, sample_weight, activation_budget
+            As in `loss_and_grad`.
+        optimizer : Optimizer
+            Made for this flow.
+        clip : float
+            Largest L2 norm of the gradient; 0: not clipped.
+        average : MovingAverage, optional
+            Made for this flow.
+
+        Returns
+        -------
+        float
+            The loss before the update, in nats a sample.
+
+        Raises
+        ------
+        ShapeError, ConfigError
+            An argument doesn't fit the model. Nothing is changed.
+        NumericError
+            The loss or a gradient is not finite. Values are unchanged and `grads` are zero.
+        """
+        where = "train_step"
+        if not isinstance(optimizer, optim.Optimizer):
+            raise TypeError(f"[{where}] expected an optimizer of evenflow, got {type(optimizer).__name__}")
+        if average is not None and not isinstance(average, optim.MovingAverage):
+            raise TypeError(f"[{where}] expected a MovingAverage or None for average, got {type(average).__name__}")
+        for name, part in (("optimizer", optimizer), ("average", average)):
+            if part is not None and part.flow is not self:
+                raise ConfigError(f"[{where}] the {name} was made for another flow")
+        batch = density.take(self, where, x, label, context, sample_weight, least=1)
+        budget, clip = density.budget_of(where, activation_budget), checks.number(where, "clip", clip, 0.0)
+        return optim.train_step(self, batch, budget, density.noise_seed(self, where, seed), optimizer, clip, average)
 
     @hinted
     def fit(self, x: ArrayLike, *, valid: ArrayLike | None = None, label: ArrayLike | None = None,

@@ -13,8 +13,9 @@ import numpy as np
 from evenflow import _core
 from evenflow._border import arrays
 from evenflow._border.arrays import memory_for
+from evenflow._border.batch import Batch
 from evenflow._border.checks import flag, number, whole
-from evenflow.density import Density, check_flow
+from evenflow.density import Density, check_flow, core_of, floats
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow._border.names import hinted
 
@@ -57,7 +58,7 @@ class Optimizer:
         settings = dict(lr=lr, momentum=momentum, beta1=beta1, beta2=beta2, decay=decay, eps=eps,
                         weight_decay=weight_decay, shrink=shrink)
         with memory_for("optimizer", "its state"):
-            self._core = make(flow._core, rule, **{name: number("optimizer", name, value, 0.0)
+            self._core = make(core_of(flow), rule, **{name: number("optimizer", name, value, 0.0)
                                                    for name, value in settings.items()})
 
     @property
@@ -287,7 +288,21 @@ def clip_grad_norm(flow: Density, max_norm: float) -> float:
         max_norm is negative.
     """
     check_flow("clip_grad_norm", flow)
-    return _core.clip_grad_norm(flow._core, number("clip_grad_norm", "max_norm", max_norm, 0.0))
+    return _core.clip_grad_norm(core_of(flow), number("clip_grad_norm", "max_norm", max_norm, 0.0))
+
+
+def train_step(flow: Density, batch: Batch, budget: int, seed: int, optimizer: Optimizer, clip: float,
+               average: MovingAverage | None) -> float:
+    """`Flow.train_step` of a checked batch. budget: bytes of activations to keep, -1: a share of the free memory."""
+    core, block = core_of(flow), floats(flow, "train_step", batch.x, seed)
+    if average is None:
+        step = core.train_step(block, optimizer._core, batch.given, budget, clip, sample_weight=batch.weight, seed=seed)
+    else:
+        step = core.train_step(block, optimizer._core, batch.given, budget, clip, average._core, average.next_decay(),
+                               batch.weight, seed)
+        average.steps += 1
+    flow.last_step = {**step}
+    return step["loss"]
 
 
 class MovingAverage:
@@ -319,10 +334,10 @@ class MovingAverage:
         self.flow, self.decay = check_flow("MovingAverage", flow), float(decay)
         self.zero_debias = flag("MovingAverage", "zero_debias", zero_debias)
         self.steps = 0
-        values = flow._core.values
+        values = core_of(flow).values
         make = _core.Average32 if values.dtype == np.float32 else _core.Average64
         with memory_for("MovingAverage", "its values"):
-            self._core = make(flow._core)
+            self._core = make(core_of(flow))
         if not self.zero_debias:
             self.average[:] = values
         # Tensors of the fixed group (permutations, signs) are never averaged: they come last in the layout.
@@ -378,7 +393,7 @@ class MovingAverage:
 
     def values(self) -> np.ndarray:
         """The averaged values (total,), laid out like the model's; its own before the first update."""
-        values = self.flow._core.values.copy()
+        values = core_of(self.flow).values.copy()
         if self.steps > 0:
             values[:self._fixed] = self.average[:self._fixed]
         return values
@@ -386,7 +401,7 @@ class MovingAverage:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Within the context the model holds the averaged values; afterwards its own again, bit for bit."""
-        values = self.flow._core.values
+        values = core_of(self.flow).values
         kept = values.copy()
         values[:] = self.values()
         try:

@@ -18,9 +18,10 @@ import numpy as np
 
 from evenflow import _core, checkpoint, optim
 from evenflow._border import arrays, checks
+from evenflow._border import batch as evenflow_batch
 from evenflow.training import signals
 from evenflow._border.bounds import require_inside
-from evenflow.density import Density
+from evenflow.density import Density, loss_and_grad
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.training.feed import Batch, Feed, as_taken
 from evenflow.distributed.ranks import Ranks
@@ -229,8 +230,8 @@ class Trainer:
         flow, s = self.flow, self.settings
         self.optimizer.lr = max(self.schedule.lr_at(self.progress.step) * self.progress.lr_scale, self._least_rate)
         if self._sums is None and s.accumulate == 1:
-            loss = flow._train_step(batch.x, batch.given, batch.weights, self._budget, self._seed, self.optimizer,
-                                    s.clip, self.average)
+            loss = optim.train_step(flow, self._taken(batch), self._budget, self._seed, self.optimizer, s.clip,
+                                    self.average)
             numbers, norm = {name: flow.last_step[name] for name in self._numbers}, flow.last_step["grad_norm"]
         else:
             statistics = flow._core.values[flow._statistics]
@@ -308,14 +309,17 @@ class Trainer:
             mine = slice(at, at + end - first)
             at = mine.stop
             watch = self._sums.start if self._sums is not None and end == shares[-1][1] else None
-            given, weights = (None if rows is None else rows[mine] for rows in (batch.given, batch.weights))
             weight = (end - first) / batch.size
-            loss += weight * flow._loss_and_grad(batch.x[mine], given, self._budget, self._seed, first=first,
-                                                 weight=weight, sum_over_ranks=meet, complete=watch,
-                                                 least=GradientSums.least, sample_weight=weights)
+            loss += weight * loss_and_grad(flow, self._taken(batch)[mine], self._budget, self._seed, first=first,
+                                           weight=weight, sum_over_ranks=meet, complete=watch,
+                                           least=GradientSums.least)
             numbers = [n + weight * flow.last_step[name] for n, name in zip(numbers, self._numbers)]
             repeated = watch is not None and flow.last_step["fallback"]
         return loss, *numbers, repeated
+
+    def _taken(self, batch: Batch) -> evenflow_batch.Batch:
+        label, context = (None, batch.given) if self.flow.context else (batch.given, None)
+        return evenflow_batch.Batch(batch.x, label, context, batch.weights)
 
     def _pieces(self, size: int) -> list[tuple[int, int]]:
         """(first, end) of the pieces that a batch is worked through in, equal but for one row."""
