@@ -56,3 +56,9 @@ def test_average_is_what_fit_keeps(table, real_nvp):
     weights = 0.5 ** np.arange(6, 0, -1)
     wanted = np.tensordot(weights / weights.sum(), seen, 1)
     np.testing.assert_allclose(averaged.params, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_validation_scores_what_is_kept(table, real_nvp):
+    flow = real_nvp()
+    history = flow.fit(table[50:], valid=table[:50], epochs=1, batch_size=20, average=0.9, lr=1e-2, warmup=0)
+    assert history[0]["valid_loss"] == -flow.log_prob(table[:50]).mean()

@@ -193,7 +193,7 @@ def test_affine_couplings_of_normflows(scale_map: str | None, dims: int) -> None
     for k in range(3):
         first, numbers = (dims + 1) // 2, 2 if scale_map else 1
         inputs = first if k < 2 else dims - first
-        net = nf.nets.MLP([inputs, 9, 8, numbers * (dims - inputs)])
+        net = nf.nets.MLP([inputs, 9, 8, numbers * (dims - inputs)], dropout=0.2)
         layers += [nf.flows.AffineCouplingBlock(net, scale=scale_map is not None, scale_map=scale_map or "exp",
                                                 split_mode="channel" if k < 2 else "channel_inv"),
                    nf.flows.Permute(dims, mode="swap" if k == 0 else "shuffle"), nf.flows.ActNorm(dims)]
@@ -201,7 +201,7 @@ def test_affine_couplings_of_normflows(scale_map: str | None, dims: int) -> None
     for layer in layers[2::3]:
         layer.data_dep_init_done = torch.tensor(1.0)
     law = {"exp": "exp", "sigmoid": "glow", None: "additive"}[scale_map]
-    check(shaken(module), lambda m, x: m.log_prob(x), dims=dims, law=law, net="mlp")
+    check(shaken(module), lambda m, x: m.log_prob(x), dims=dims, law=law, net="mlp", dropout=0.2)
 
 
 def test_splines_of_normflows() -> None:

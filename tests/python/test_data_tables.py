@@ -61,6 +61,14 @@ def test_csv_without_header(tmp_path, text):
     assert np.array_equal(ef.data.load(tmp_path / "t.csv", columns=[1]).train, [[2], [4]])
 
 
+def test_classes_that_are_numbers_go_by_their_value(tmp_path):
+    for names, order in ((["10", "2", "-1"], ["-1", "2", "10"]), (["1e1", "2.5"], ["2.5", "1e1"]),
+                         (["10", "2", "x"], ["10", "2", "x"])):
+        (tmp_path / "t.csv").write_text("\n".join(["a,kind", *(f"1,{name}" for name in names)]))
+        data = ef.data.load(tmp_path / "t.csv", label="kind")
+        assert data.classes == order and [data.classes[i] for i in data.train_labels] == names
+
+
 @pytest.mark.parametrize("cells", [2, 7, 1 << 16])
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 def test_blocks(tmp_path, parquet, monkeypatch, cells, ending):

@@ -45,6 +45,10 @@ def test_values_and_gradients_are_the_flows(trained):
     for got, want in zip(jax.jit(jax.grad(lambda *a: log_prob(*a).sum(), which))(x, *given), expected):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
+    weights = np.arange(40, dtype=np.float32)
+    weighted = jax.grad(lambda *a: (weights * log_prob(*a)).sum())(x, *given)
+    np.testing.assert_allclose(weighted, weights[:, None] * expected[0], rtol=1e-6)
+
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=40).astype(np.float32)
     other, before = copy.deepcopy(flow), flow.grads.copy()

@@ -75,6 +75,7 @@ def test_interpolation_has_a_label_a_pair(images, conditional):
     for i in range(2):
         alone = latent.interpolate(conditional, x[i:i + 1], x[i + 2:i + 3], steps=3, label=labels[i:i + 1])
         assert np.abs(both[i] - alone[0]).max() < 1e-3
+        assert np.abs(both[i][[0, 2]] - latent.as_floats(conditional, x[[i, i + 2]])).max() < 1e-2
 
 
 def test_steps_beyond_all_memory(images, model):

@@ -1,6 +1,7 @@
 """Checkpoints: exact resume, refusal of what is another training's, interrupts."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -45,6 +46,26 @@ def test_plain_resume_is_exact(tmp_path, table, real_nvp):
     part = ef.load(path)
     part.fit(table, steps=400, batch_size=64, checkpoint=path, resume=True)
     assert_same(part, whole)
+
+
+@pytest.mark.parametrize("written", [2, 3])
+def test_a_training_that_dies_between_two_files_goes_on(tmp_path, table, real_nvp, monkeypatch, written):
+    """Of a state and a model, written at the start and at the end."""
+    whole, part, path = real_nvp(), real_nvp(), tmp_path / "m.safetensors"
+    whole.fit(table, steps=10, batch_size=20)
+    write, count = _core.write_safetensors, itertools.count()
+
+    def dies(*arguments):
+        if next(count) == written:
+            raise MemoryError
+        write(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(_core, "write_safetensors", dies)
+        part.fit(table, steps=5, batch_size=20, checkpoint=path)
+    again = ef.load(path)
+    again.fit(table, steps=10, batch_size=20, checkpoint=path, resume=True)
+    assert_same(again, whole)
 
 
 def test_rollback_goes_to_the_last_snapshot(tmp_path, table, real_nvp):

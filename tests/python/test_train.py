@@ -88,6 +88,22 @@ def test_an_equal_validation_loss_is_no_better(table, real_nvp):
     assert len(real_nvp().fit(table, valid=table[:50], epochs=20, lr=0.0, patience=3)) == 4
 
 
+def test_a_better_epoch_begins_patience_anew(table, real_nvp):
+    """Of one column's scale, which a callback sets, and with it the validation losses."""
+    flow, scales = real_nvp(), iter([2, 3, 1, 4, 5, 6, 7])
+    flow.init(table)
+    size = flow.named_parameters()["preprocess.std"]
+    start = size[0].copy()
+
+    def watch(record):
+        if record["event"] == "step":
+            size[0] = next(scales) * start
+
+    history = flow.fit(table, valid=table[:50], epochs=7, batch_size=200, lr=0.0, warmup=0, average=0.0, patience=2,
+                       callback=watch)
+    assert len(history) == 5
+
+
 def test_patience_begins_after_the_warmup(table, real_nvp):
     """Whose small steps are no sign that nothing gets better: the first epoch is the best here."""
     settings = dict(valid=table[:50], epochs=40, batch_size=len(table), lr=0.0, patience=3)
