@@ -348,7 +348,7 @@ TEST_CASE("rows of x and of a context may have strides, and share a context") {
 TEST_CASE("an image of one pixel is an image in every language") {
   const std::string text =
       R"({"model": "NICE", "shape": [1, 1, 3], "bits": 7, "couplings": 1, "hidden": [4], "prior": "logistic", )"
-      R"("order": "tile", "preprocess": "none", "conditioner_dtype": "float32", "seed": 0, "dtype": "float32"})";
+      R"("permutation": "tile", "preprocess": "none", "conditioner_dtype": "float32", "seed": 0, "dtype": "float32"})";
   const ModelConfig config = parse_config(text);
   CHECK(to_json(parse_config(to_json(config))) == to_json(config));
   CHECK(to_json(config).find("[1, 1, 3]") != std::string::npos);
