@@ -11,14 +11,30 @@ MissingExtra   an optional package that is not installed (a ConfigError, also an
 DataWarning    a warning, no error: data that a training takes, but that no density describes (a UserWarning)
 
 An array of the wrong dtype, or an argument of the wrong type, is a plain TypeError.
+
+Errors have `argument` (the name of the argument that is meant), `row` and `column` (a number, or a name where the flow
+knows the columns' names), each None where there is none.
 """
 
 from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any, TypeVar, cast
 
 from evenflow._core import ConfigError, DeviceError, Error, IoError, NumericError, ShapeError
 
 __all__ = ["Error", "ShapeError", "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError",
            "MissingExtra", "DataWarning"]
+
+
+def _init(self: Error, *args: Any, argument: str | None = None, row: int | None = None,
+          column: int | str | None = None) -> None:
+    super(Error, self).__init__(*args)
+    self.argument, self.row, self.column = argument, row, column
+
+
+Error.__init__ = _init  # type: ignore[method-assign]  # the class is of the compiled core, as its errors are
 
 
 class RanksError(Error, RuntimeError):
@@ -33,13 +49,33 @@ class MissingExtra(ConfigError, ImportError):
     __module__ = "evenflow"
 
     def __init__(self, text: str, name: str | None = None):
-        ImportError.__init__(self, text, name=name)
+        super().__init__(text)
+        self.name = name
 
 
 class DataWarning(UserWarning):
     """Data that a training takes, but that no density describes: its likelihood means nothing."""
 
     __module__ = "evenflow"
+
+
+Kind = TypeVar("Kind", bound=Exception)
+
+
+def wrong(kind: type[Kind], where: str, argument: str | None, text: str, row: int | None = None,
+          column: int | str | None = None) -> Kind:
+    """An error of a call's argument, whose text begins with the call. A TypeError has what errors of evenflow have."""
+    error: Any = kind(f"[{where}] {text}")
+    error.argument, error.row, error.column = argument, row, column
+    return cast(Kind, error)
+
+
+def warn(text: str) -> None:
+    """A DataWarning, at the line that called the package."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "evenflow":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, DataWarning, stacklevel=level - 1)
 
 
 def on_all_ranks(error: Exception, rank: int) -> Exception:
