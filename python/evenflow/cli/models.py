@@ -13,12 +13,13 @@ from evenflow import _core
 from evenflow.cli.common import (command, given_arguments, given_context, given_label, model_and_data, model_argument,
                                  quality, report, table_arguments)
 from evenflow.data import Dataset
+from evenflow.data.table import Columns
 from evenflow.errors import ConfigError
 from evenflow.runs.export import write_samples
 from evenflow._border.files import Weighted
 from evenflow.flow import Flow
 from evenflow.latent import enlarged
-from evenflow.runs import Plan, Selection, evaluate, held_out, open_model, tested
+from evenflow.runs import Plan, evaluate, held_out, open_model, tested
 from evenflow.score import log_probs, score_rows
 from evenflow.runs.stream import read_rows
 
@@ -109,7 +110,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def _part(args: argparse.Namespace, flow: Flow, plan: Plan | None, weight: str | None = None) -> Dataset:
-    chosen = Selection.of(args.columns, args.label, args.context, weight)
+    chosen = Columns.of(args.columns, args.label, args.context, weight)
     return held_out(flow, plan, args.data, args.size, chosen=chosen)
 
 

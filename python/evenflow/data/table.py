@@ -8,8 +8,8 @@ import dataclasses
 import gzip
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
@@ -30,30 +30,63 @@ NOT_PLAIN = '"\0\x1c\x1d\x1e\x1f'
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns to read. `columns` is None until the file has said which there are."""
+    """Which columns of a table are read, by name, and what for. None: nothing was chosen."""
 
     columns: list[str] | None = None
+    """Of the density; None: all that the file has, but for those of another use."""
     label: str | None = None
-    context: list[str] = field(default_factory=list)
+    context: list[str] | None = None
     weight: str | None = None
 
     @staticmethod
-    def of(columns: Sequence[str | int] | None, label: str | int | None, context: Sequence[str | int] | None,
-           weight: str | int | None) -> Columns:
-        for what, some in (("columns", columns), ("context", context)):
+    def of(columns: Sequence[str | int] | None = None, label: str | int | None = None,
+           context: Sequence[str | int] | None = None, weight: str | int | None = None) -> Columns:
+        """Names and numbers as a user gives them. TypeError."""
+        def names(what: str, some: Sequence[str | int] | None) -> list[str] | None:
             if some is not None and (isinstance(some, str) or not isinstance(some, Iterable)):
                 raise TypeError(f"[data] {what} must be a list of names, not {some!r}")
-        return Columns(None if columns is None else [str(c) for c in columns], None if label is None else str(label),
-                       [str(c) for c in context or ()], None if weight is None else str(weight))
+            return None if some is None else [str(name) for name in some]
+
+        return Columns(names("columns", columns), None if label is None else str(label), names("context", context),
+                       None if weight is None else str(weight))
 
     @property
     def numbers(self) -> list[str]:
         """Columns of numbers: those of the density, then of the context, then of the weight."""
-        return [*(self.columns or ()), *self.context, *([] if self.weight is None else [self.weight])]
+        return [*(self.columns or ()), *(self.context or ()), *([] if self.weight is None else [self.weight])]
 
     @property
     def all(self) -> list[str]:
+        """Columns of numbers, then that of the label."""
         return [*self.numbers, *([] if self.label is None else [self.label])]
+
+    def over(self, other: Columns) -> Columns:
+        """This choice with what another one chooses. Columns that it chooses leave no label of this one; a column of
+        weights stays unless it is chosen for something else. ConfigError for the same columns in another order.
+        """
+        if self.columns and other.columns and self.columns != other.columns and (
+                sorted(self.columns) == sorted(other.columns)):
+            raise ConfigError("[data] the columns are in another order than those that the run was trained on, "
+                              f"{', '.join(self.columns)}")
+        return Columns(self.columns if other.columns is None else other.columns,
+                       self.label if other.label is None and other.columns is None else other.label,
+                       self.context if other.context is None else other.context,
+                       (None if self.weight in other.all else self.weight) if other.weight is None else other.weight)
+
+    def elsewhere(self, path: str, names: Mapping[str, Sequence[str]], count: int) -> Columns:
+        """What a model that was trained on this choice, of `count` columns, takes of another file. IoError.
+
+        names: of the model's columns "x" and "context", where they have some. They go by name if the file has names,
+        else by place. Weights are taken if the file has them.
+        """
+        there = table_columns(path)
+        known = names if is_header(there) else {}
+        columns, context = (list(known.get(what) or own or ()) or None
+                            for what, own in (("x", self.columns), ("context", self.context)))
+        label = None if columns else self.label
+        # Of columns that are all taken in their order, the number says whether weights are among them.
+        others = 0 if columns else count + len(context or ()) + (label is not None)
+        return Columns(columns, label, context, self.weight if self.weight in there and len(there) > others else None)
 
     def among(self, path: str, names: list[str], index: Sequence[object] = ()) -> Columns:
         """This choice for a file with these columns, of which pandas' index is taken by name only."""
@@ -104,7 +137,7 @@ def read_table(path: str, chosen: Columns) -> Dataset:
     whole = Block(chosen, np.concatenate([block.table for block in blocks]), [c for b in blocks for c in b.labels])
     labels, classes = (None, []) if chosen.label is None else number_classes(whole.labels)
     return Dataset(whole.numbers, kind="table", train_labels=labels, columns=chosen.columns or [], classes=classes,
-                   context=chosen.context, train_context=whole.context, train_weight=whole.weight)
+                   context=chosen.context or [], train_context=whole.context, train_weight=whole.weight)
 
 
 def read_blocks(path: str, chosen: Columns = Columns()) -> Iterator[Block]:

@@ -18,7 +18,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from evenflow._border import checks
 from evenflow.data import Dataset
 from evenflow.data.dataset import require_weight
 from evenflow.data.folder import MODES
-from evenflow.data.table import TABLES, is_header, table_columns
-from evenflow.density import Density
+from evenflow.data.table import TABLES, Columns
+from evenflow.density import Density, column_names
 from evenflow.errors import ConfigError, IoError
 from evenflow._border.files import lock, replacing, writing
 from evenflow.flow import Flow
@@ -73,13 +73,17 @@ class Source:
     named: bool = False
     """Whether `path` is a name: a folder of that name may come later, the run's own."""
 
+    @property
+    def chosen(self) -> Columns:
+        """Which columns are read."""
+        return Columns(self.columns, self.label, self.context, self.weight)
+
     def read(self) -> Dataset:
         """The data as they come, in their own order."""
         # Earlier runs say "white" of any data.
         background = None if self.background == "white" and not data.is_pictures(self.path) else self.background
-        return data.load(self.path, columns=self.columns, label=self.label, context=self.context,
-                         weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, background=background,
-                         named=self.named)
+        return data.load(self.path, **vars(self.chosen), size=self.size, crop=self.crop, pad=self.pad,
+                         background=background, named=self.named)
 
     def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None) of data that were read. ConfigError for a part that counts for nothing,
@@ -93,40 +97,6 @@ class Source:
                 else whole.split(self.valid, (self.seed + 1) % (checks.LARGEST + 1)))
         require_weight(self.path, training=part.train_weight, validation=part.test_weight, test=whole.test_weight)
         return whole, part
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Columns of a table, as `evenflow.data.load` takes them."""
-
-    columns: Sequence[str] | None = None
-    label: str | None = None
-    context: Sequence[str] | None = None
-    weight: str | None = None
-
-    @staticmethod
-    def of(columns: Sequence[str] | None, label: str | None, context: Sequence[str] | None,
-           weight: str | None = None) -> Selection | None:
-        """None where nothing is chosen."""
-        chosen = Selection(columns, label, context, weight)
-        return None if chosen == Selection() else chosen
-
-    def over(self, other: Selection | None) -> Selection:
-        """This one with what another one chooses. Columns that it chooses leave no label of this one; a column of
-        weights stays unless it is chosen for something else.
-        """
-        if other is None:
-            return self
-        if self.columns and other.columns and self.columns != other.columns and (
-                sorted(self.columns) == sorted(other.columns)):
-            raise ConfigError("[data] the columns are in another order than those that the run was trained on, "
-                              f"{', '.join(self.columns)}")
-        label = other.label if other.columns is not None or other.label is not None else self.label
-        taken = (*(other.columns or ()), *(other.context or ()), other.label)
-        own = None if self.weight in taken else self.weight
-        return Selection(self.columns if other.columns is None else other.columns, label,
-                         self.context if other.context is None else other.context,
-                         own if other.weight is None else other.weight)
 
 
 @dataclass(frozen=True)
@@ -164,19 +134,6 @@ class Plan:
                 raise TypeError(f"[train] expected a list of names for {name}, got {names!r}")
         if not isinstance(self.folder, str):
             raise TypeError(f"[train] expected the name of a folder, got {self.folder!r}")
-
-    def selection(self, path: str) -> Selection:
-        """Of another table: what the model was trained on, by name where there are names, and the weights if it has
-        them. IoError for one that can't be read.
-        """
-        columns, context = self.columns or self.source.columns, self.context or self.source.context
-        label, weight = None if columns else self.source.label, self.source.weight
-        if weight is not None:
-            names = table_columns(path)
-            # Of columns that are all taken in their order, the number says whether weights are among them.
-            others = 0 if columns else self.model["shape"] + len(context or ()) + (label is not None)
-            weight = weight if weight in names and len(names) > others else None
-        return Selection(columns, label, context, weight)
 
     def load(self) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid), from where the run began if the data are not here. ConfigError if they are
@@ -494,17 +451,14 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
     return models.load(path, device=device, threads=threads), None
 
 
-def selection(flow: Density | None, plan: Plan | None, path: str) -> Selection:
-    """The columns of a table that a model takes: by the names in its run or its file, else all by position."""
-    if plan is not None:
-        return plan.selection(path)
-    if flow is None or not flow._names or not is_header(table_columns(path)):
-        return Selection()
-    return Selection(flow.columns, context=flow._names.get("context"))
+def columns_of(flow: Density | None, plan: Plan | None, path: str) -> Columns:
+    """The columns of another table that a model takes: by the names in its file, else all by position."""
+    own = Columns() if plan is None else plan.source.chosen
+    return own if flow is None else own.elsewhere(path, column_names(flow), flow.shape[0])
 
 
 def held_out(flow: Density | None, plan: Plan | None, source: str | None, size: int | None = None, *,
-             labelled: bool = False, chosen: Selection | None = None) -> Dataset:
+             labelled: bool = False, chosen: Columns = Columns()) -> Dataset:
     """The data to test a model on: other data if given (their test part, else all), or its run's own test part.
     ConfigError if the run's own have changed: split anew, rows to test on could be some it was trained on.
 
@@ -514,14 +468,14 @@ def held_out(flow: Density | None, plan: Plan | None, source: str | None, size: 
     chosen: columns of another CSV or Parquet file instead of the run's, where they are not None.
     """
     table = source is not None and source.lower().endswith(TABLES)
-    if chosen is not None and not table:
+    if chosen != Columns() and not table:
         raise ConfigError("[data] columns, label, context and weight can be chosen in a CSV or Parquet file only, not "
                           f"in {source or 'the data of a run'}")
     if source is None:
         if plan is None:
             raise ConfigError("[data] a model file has no data of its own; name data to test on")
         return plan.load()[0]
-    own = selection(flow, plan, source) if table else Selection()
+    own = columns_of(flow, plan, source) if table else Columns()
     if labelled and plan is not None and table:
         own = dataclasses.replace(own, label=plan.source.label)
     crop, pad, channels, background = None, None, None, None

@@ -18,7 +18,7 @@ from evenflow.density import Density
 from evenflow.errors import IoError
 from evenflow._border.files import Weighted
 from evenflow._border.rows import Rows
-from evenflow.runs import Plan, Selection, held_out, of_part, selection
+from evenflow.runs import Plan, columns_of, held_out, of_part
 
 CHUNK_VALUES = 1 << 20
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
@@ -38,9 +38,9 @@ def read_rows(source: str | os.PathLike[str] | None, flow: Density | None = None
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
     source = None if source is None else file_name("data", source)
-    chosen = Selection.of(columns, None, context)
+    chosen = Columns.of(columns, context=context)
     if source is not None and source.lower().endswith(CSV):
-        for block in read_blocks(source, Columns.of(**vars(selection(flow, plan, source).over(chosen)))):
+        for block in read_blocks(source, columns_of(flow, plan, source).over(chosen)):
             yield block.numbers, block.context, block.weight
         return
     part = held_out(flow, plan, source, size, chosen=chosen)
