@@ -62,52 +62,6 @@ def test_is_the_recipe_of_mapped_columns(make, preprocess):
     assert np.abs(mapped(drawn, -2, 2)[0] - other).max() < 1e-9
 
 
-@pytest.mark.parametrize("dtype, close", [("float32", 2e-3), ("float64", 1e-3)])
-def test_the_density_integrates_to_one_over_the_box(dtype, close):
-    rng = np.random.default_rng(0)
-    x = np.column_stack([rng.beta(2, 3, 3000), rng.uniform(-1, 2, 3000)])
-    box = plain_table(2, bounds=[(0, 1), (-1, 2)], dtype=dtype, **SMALL)
-    box.fit(x, epochs=3)
-    a, b = np.meshgrid((np.arange(600) + 0.5) / 600, -1 + 3 * (np.arange(600) + 0.5) / 600)
-    assert abs(np.exp(box.log_prob(np.column_stack([a.ravel(), b.ravel()]))).mean() * 3 - 1) < close
-
-
-@pytest.mark.parametrize("pairs", [[(0, 1), (-1, 1)], [(1e-3, None), (None, -7)], [(0, 1e6), (1e3, 1e3 + 1)]])
-def test_every_sample_lies_inside_and_has_a_density(pairs):
-    box = plain_table(2, bounds=pairs, preprocess="none", base="logistic", **SMALL)
-    z = np.random.default_rng(0).uniform(-1, 1, (64, 2))
-    box.init(box_values(pairs, z))
-    low, high = (np.array([np.float32(fill if end is None else end) for end in ends])
-                 for ends, fill in zip(zip(*pairs), (-np.inf, np.inf)))
-    for temperature in (1.0, 5.0, 1.0e-3):  # hot samples pile up at the bounds
-        x = box.sample(20000, temperature=temperature, seed=1)
-        assert x.dtype == np.float32 and ((x > low) & (x < high)).all()
-        assert np.isfinite(box.log_prob(x)).all()
-
-
-def box_values(pairs, z):
-    """Values within pairs, from numbers in (-1, 1)."""
-    columns = []
-    for (low, high), t in zip(pairs, z.T):
-        if low is not None and high is not None:
-            columns.append(low + (high - low) * (0.5 + 0.4 * t))
-        else:
-            columns.append(low + np.exp(t) if high is None else high - np.exp(t))
-    return np.column_stack(columns)
-
-
-def test_round_trip_and_verify(flow):
-    x = rows(300, 1)
-    z, logdet = flow.forward(x)
-    back, logdet_back = flow.inverse(z)
-    assert np.abs(back - x).max() < 1e-12 and np.abs(logdet + logdet_back).max() < 1e-12
-    assert flow.verify(x).ok
-    single = plain_table(4, bounds=PAIRS, **SMALL)
-    single.fit(rows(2000), epochs=2)
-    report = single.verify(x)
-    assert report.ok, report
-
-
 def test_verify_near_bounds():
     """Most values lie so near to a bound that float32 has few digits of their distance; 0.1 itself is rounded."""
     rng = np.random.default_rng(0)
@@ -118,47 +72,6 @@ def test_verify_near_bounds():
     for seed in range(5):
         report = near.verify(x, seed=seed)
         assert report.ok, report
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 2.0])
-def test_verify_refuses_rows_on_or_outside_of_bounds(flow, value):
-    """As it does NaN: what is wrong is the data and not the model."""
-    x = rows(20)
-    x[17, 1] = value  # after those that are looked at
-    assert flow.verify(x).ok
-    x[3, 1] = value
-    with pytest.raises(ef.NumericError, match=rf"\[verify\] expected values between 0 and 1 for column 1, "
-                                              f"got {value:g} for sample 3"):
-        flow.verify(x)
-
-
-def test_gradients_by_differences(flow):
-    x, step = rows(5, 3), 1e-6
-    log_prob, grad = flow.log_prob_and_grad(x)
-    assert np.array_equal(log_prob, flow.log_prob(x))
-    for column in range(4):
-        change = np.zeros(4)
-        change[column] = step
-        slope = (flow.log_prob(x + change) - flow.log_prob(x - change)) / (2 * step)
-        assert np.abs(grad[:, column] - slope).max() < 1e-6 * np.abs(slope).max()
-
-
-def test_gradients_of_samples_by_differences(flow):
-    """A loss <g, x> + <h, logdet> of the inverse's outputs, as in reverse KL."""
-    rng = np.random.default_rng(4)
-    z, g, h = rng.normal(size=(6, 4)), rng.normal(size=(6, 4)), rng.normal(size=6)
-
-    def loss(z):
-        x, logdet = flow.inverse(z)
-        return float((g * x).sum() + h @ logdet)
-
-    x, _ = flow.inverse(z)
-    rebuilt, dz = flow.inverse_backward(x, g, h)
-    assert np.abs(rebuilt - z).max() < 1e-10
-    direction = rng.normal(size=z.shape)
-    slope = (loss(z + 1e-6 * direction) - loss(z - 1e-6 * direction)) / 2e-6
-    assert abs((dz * direction).sum() - slope) < 1e-6 * abs(slope)
-    flow.zero_grad()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -313,23 +226,6 @@ def test_latent_tools_and_torch(flow):
     assert np.allclose(at.grad.numpy(), flow.log_prob_and_grad(x)[1], rtol=1e-12)
     with pytest.raises(ef.NumericError, match="between 0 and 1 for column 1"):
         module.log_prob(torch.from_numpy(np.array([[1.0, 2.0, 0.0, 0.0]])))
-
-
-@pytest.mark.any_device
-def test_on_a_device(flow, device):
-    other = plain_table(4, bounds=PAIRS, dtype="float64", device=device, **SMALL)
-    for name, value in other.named_parameters().items():
-        value[...] = flow.named_parameters()[name]
-    for n in (1, 40):
-        x = rows(n, 7)
-        assert np.abs(other.log_prob(x) - flow.log_prob(x)).max() < 1e-10
-    assert np.abs(other.sample(30, seed=2) - flow.sample(30, seed=2)).max() < 1e-10
-    x = rows(40, 7)
-    assert np.abs(other.log_prob_and_grad(x)[1] - flow.log_prob_and_grad(x)[1]).max() < 1e-8
-    x[11, 0] = 0.0
-    for call in (other.log_prob, other.loss_and_grad):
-        with pytest.raises(ef.NumericError, match="expected values above 0 for column 0, got 0 for sample 11"):
-            call(x)
 
 
 # scikit-learn

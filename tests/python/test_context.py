@@ -1,18 +1,11 @@
 """Densities given numbers, p(x | c): the columns' context, against torch's own arithmetic, differences and truth."""
 
-import copy
-import pickle
 
 import numpy as np
 import pytest
-from alike import assert_a_step_is_its_parts, assert_alike
 from plain import plain_table
 
 import evenflow as ef
-
-SETTINGS = [dict(), dict(mask="odd-even"), dict(law="additive", base="logistic", preprocess="none"),
-            dict(permutation="lu", actnorm=True, preprocess="whiten"), dict(permutation="shuffle", batch_norm=True),
-            dict(couplings=1, hidden=()), dict(hidden=(70,), couplings=2)]
 
 
 @pytest.fixture
@@ -33,97 +26,6 @@ def conditional(x, c, device="cpu", dtype="float64", **settings):
     flow.init(x, context=c)
     flow.params[:] += np.random.default_rng(7).normal(0, 0.1, flow.params.size)
     return flow
-
-
-def test_against_torch(known):
-    """Each net sees its half, then the context by the mean and deviation of `init`'s batch."""
-    torch = pytest.importorskip("torch")
-    x, c = known
-    flow = conditional(x, c)
-    p = {name: torch.from_numpy(value.copy()) for name, value in flow.named_parameters().items()}
-    np.testing.assert_allclose(p["context.mean"], c.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(p["context.std"], c.std(0), rtol=1e-12)
-    h = (torch.from_numpy(x) - p["preprocess.mean"]) / p["preprocess.std"]
-    given = (torch.from_numpy(c) - p["context.mean"]) / p["context.std"]
-    logdet = -p["preprocess.std"].log().sum() * torch.ones(len(x), dtype=torch.float64)
-    for i in range(3):
-        name = f"coupling{i}."
-        a, b = (h[:, 2:], h[:, :2]) if i % 2 else (h[:, :2], h[:, 2:])
-        hidden = torch.cat([a, given], 1)
-        for layer in ("dense0.", "dense1."):
-            hidden = hidden @ p[name + layer + "weight"].reshape(hidden.shape[1], -1) + p[name + layer + "bias"]
-            hidden = hidden.relu() if layer == "dense0." else hidden
-        shift, raw = hidden.chunk(2, 1)
-        log_scale = 2 * torch.tanh(raw / 2)
-        b = b * log_scale.exp() + shift
-        logdet = logdet + log_scale.sum(1)
-        h = torch.cat([b, a], 1) if i % 2 else torch.cat([a, b], 1)
-    z, found = flow.forward(x, context=c)
-    np.testing.assert_allclose(z, h, atol=1e-12)
-    np.testing.assert_allclose(found, logdet, atol=1e-12)
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_inverse_and_gradients(known, settings):
-    x, c = known
-    flow = conditional(x, c, **settings)
-    z, logdet = flow.forward(x, context=c)
-    back, minus = flow.inverse(z, context=c)
-    np.testing.assert_allclose(back, x, atol=1e-9)
-    np.testing.assert_allclose(minus, -logdet, atol=1e-9)
-    assert np.abs(flow.forward(x, context=c[::-1].copy())[0] - z).max() > 1e-3
-    assert flow.verify(x, context=c).ok
-
-    rng = np.random.default_rng(0)
-    dz, ddet, direction = rng.standard_normal(z.shape), rng.standard_normal(len(x)), rng.standard_normal(c.shape)
-    direction *= c.std(0)
-    of = {name: np.empty_like(c) for name in ("log_prob", "forward", "inverse")}
-    flow.log_prob_and_grad(x, context=c, dcontext=of["log_prob"])
-    flow.backward(z, dz, ddet, context=c, dcontext=of["forward"])
-    flow.inverse_backward(x, dz, ddet, context=c, dcontext=of["inverse"])
-
-    def value(name, t):
-        at = c + t * direction
-        if name == "log_prob":
-            return flow.log_prob(x, context=at)
-        out, det = flow.forward(x, context=at) if name == "forward" else flow.inverse(z, context=at)
-        return (out * dz).sum(1) + det * ddet
-
-    for name, gradient in of.items():
-        slope = (value(name, 1e-6) - value(name, -1e-6)) / 2e-6
-        expected = (gradient * direction).sum(1)
-        error = np.abs(slope - expected) / max(1.0, np.abs(slope).max())
-        assert np.sort(error)[-3] < 1e-7, name  # a row or two may be at a kink of a net
-
-
-@pytest.mark.parametrize("settings", [dict(), dict(hidden=(300, 300))], ids=["tiles", "whole"])
-def test_gradient_of_the_loss(known, settings):
-    x, c = known
-    flow = conditional(x, c, **settings)
-    dcontext, of_density = np.empty_like(c), np.empty_like(c)
-    flow.loss_and_grad(x, context=c, weight=2.0, dcontext=dcontext)
-    flow.log_prob_and_grad(x, context=c, dcontext=of_density)
-    np.testing.assert_allclose(dcontext, -2 * of_density / len(x), rtol=1e-9, atol=1e-15)
-
-
-def test_train_step_is_its_parts(known):
-    x, c = known
-    assert_a_step_is_its_parts(conditional(x, c), conditional(x, c), x, c)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_do_not_depend_on_their_batch(known, dtype):
-    x, c = (np.tile(v, (40, 1)) for v in known)
-    flow = conditional(*known, dtype=dtype, threads=2)
-    all_rows = flow.log_prob(x, context=c)
-    assert np.array_equal(flow.log_prob(x[5:6], context=c[5]), all_rows[5:6])
-    assert np.array_equal(flow.log_prob(x[:17], context=c[:17]), all_rows[:17])
-    samples = flow.sample(len(c), seed=3, context=c)
-    assert np.array_equal(flow.sample(7, seed=3, context=c[20:27], first=20), samples[20:27])
-    repeated = flow.sample(50, seed=3, context=np.tile(c[3], (50, 1)))
-    assert np.array_equal(flow.sample(50, seed=3, context=list(c[3])), repeated)
-    quick = conditional(*known, dtype="float32", conditioner_dtype="bfloat16")
-    np.testing.assert_allclose(quick.log_prob(x[:9], context=c[:9]), all_rows[:9], rtol=3e-2)
 
 
 def test_learns_a_conditional_density():
@@ -153,16 +55,6 @@ def test_fit_goes_on_from_a_checkpoint(known, tmp_path):
     with pytest.raises(ef.ConfigError, match="data"):
         half.fit(x, epochs=5, checkpoint=tmp_path / "m.safetensors", resume=True,
                  **{**settings, "context": c[::-1].copy()})
-
-
-def test_copies_and_files(known, tmp_path):
-    x, c = known
-    flow = conditional(x, c)
-    flow.save(tmp_path / "m.safetensors")
-    for other in (ef.load(tmp_path / "m.safetensors"), copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
-        assert other.context == 2 and other.config["context"] == 2
-        assert np.array_equal(other.log_prob(x, context=c), flow.log_prob(x, context=c))
-    assert "context" not in plain_table(2).config and plain_table(2).context == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -270,13 +162,6 @@ def test_errors(known, tmp_path):
             (ef.ConfigError, "context in 0 ... 1048576", lambda: plain_table(3, context=1 << 40))):
         with pytest.raises(error, match=text):
             call()
-
-
-@pytest.mark.any_device
-@pytest.mark.parametrize("settings", SETTINGS[:5], ids=str)
-def test_on_a_device(known, device, settings):
-    x, c = known
-    assert_alike(conditional(x, c, **settings), conditional(x, c, device, **settings), x, c, 1e-8)
 
 
 @pytest.mark.any_device

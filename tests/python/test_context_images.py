@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from alike import assert_a_step_is_its_parts, assert_alike
 
 import evenflow as ef
 from evenflow.cli import main
@@ -15,7 +14,6 @@ MODELS = [("Glow", dict(levels=2, steps=2, hidden=6)),
           ("RealNVP", dict(levels=2, base_dim=3, residual_blocks=1, batch_norm=True)),
           ("RealNVP", dict(levels=2, base_dim=3, residual_blocks=1, batch_norm=False, coupling="additive",
                            recursion=3))]
-every_model = pytest.mark.parametrize("kind, settings", MODELS, ids=lambda v: v if isinstance(v, str) else str(len(v)))
 
 
 @pytest.fixture
@@ -33,87 +31,6 @@ def conditional(x, c, kind="Glow", settings=MODELS[0][1], **more):
     flow.init(x, context=c)
     flow.params[:] += np.random.default_rng(7).normal(0, 0.05, flow.params.size)
     return flow
-
-
-@every_model
-def test_inverse_and_gradients(known, kind, settings):
-    x, c = known
-    flow = conditional(x, c, kind, settings)
-    z, logdet = flow.forward(x, context=c)
-    back, minus = flow.inverse(z, context=c)
-    np.testing.assert_allclose(back, x, atol=1e-6)
-    np.testing.assert_allclose(minus, -logdet, rtol=1e-9)
-    assert np.abs(flow.forward(x, context=c[::-1].copy())[0] - z).max() > 1e-3
-    assert flow.verify(x[:8], context=c[:8]).ok
-
-    rng = np.random.default_rng(0)
-    dz, ddet, direction = rng.standard_normal(z.shape), rng.standard_normal(len(x)), rng.standard_normal(c.shape)
-    direction *= c.std(0)
-    of = {name: np.empty_like(c) for name in ("log_prob", "forward", "inverse")}
-    flow.log_prob_and_grad(x, context=c, dcontext=of["log_prob"])
-    flow.backward(z, dz, ddet, context=c, dcontext=of["forward"])
-    dx = rng.standard_normal(x.shape)
-    flow.inverse_backward(x, dx, ddet, context=c, dcontext=of["inverse"])
-
-    def value(name, t):
-        at = c + t * direction
-        if name == "log_prob":
-            return flow.log_prob(x, context=at)
-        if name == "forward":
-            out, det = flow.forward(x, context=at)
-            return (out * dz).sum(1) + det * ddet
-        out, det = flow.inverse(z, context=at)
-        return (out * dx).sum((1, 2, 3)) + det * ddet
-
-    for name, gradient in of.items():
-        slope = (value(name, 1e-5) - value(name, -1e-5)) / 2e-5
-        expected = (gradient * direction).sum(1)
-        error = np.abs(slope - expected) / max(1.0, np.abs(slope).max())
-        assert np.abs(expected).max() > 1e-2, name
-        assert np.sort(error)[-4] < 2e-6, name  # some rows may be at a kink of a net
-
-
-@pytest.mark.parametrize("kind, settings", [MODELS[0], MODELS[3]], ids=["Glow", "RealNVP"])
-def test_gradient_of_the_loss(known, kind, settings):
-    """Without batch norm, where rows depend on each other: that of the rows' densities."""
-    x, c = known
-    flow = conditional(x, c, kind, settings)
-    dcontext, of_density = np.empty_like(c), np.empty_like(c)
-    flow.loss_and_grad(x, context=c, weight=2.0, dcontext=dcontext)
-    flow.log_prob_and_grad(x, context=c, dcontext=of_density)
-    assert np.abs(of_density[:, 1]).max() > 1
-    np.testing.assert_allclose(dcontext, -2 * of_density / len(x), rtol=1e-8, atol=1e-14)
-
-
-@every_model
-def test_train_step_is_its_parts(known, kind, settings):
-    x, c = known
-    assert_a_step_is_its_parts(*(conditional(x, c, kind, settings) for _ in range(2)), x, c)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_images_do_not_depend_on_their_batch(known, dtype):
-    x, c = (np.tile(v, (4, *[1] * (v.ndim - 1))) for v in known)
-    flow = conditional(*known, dtype=dtype, threads=2)
-    everything = flow.log_prob(x, context=c)
-    assert np.array_equal(flow.log_prob(x[5:6], context=c[5]), everything[5:6])
-    assert np.array_equal(flow.log_prob(x[:17], context=c[:17]), everything[:17])
-    samples = flow.sample(len(c), seed=3, context=c)
-    assert np.array_equal(flow.sample(7, seed=3, context=c[20:27], first=20), samples[20:27])
-    repeated = flow.sample(9, seed=3, context=np.tile(c[3], (9, 1)))
-    assert np.array_equal(flow.sample(9, seed=3, context=list(c[3])), repeated)
-    quick = conditional(*known, dtype="float32", conditioner_dtype="bfloat16")
-    np.testing.assert_allclose(quick.log_prob(x[:9], context=c[:9]), everything[:9], rtol=3e-2)
-
-
-@every_model
-def test_saved_and_loaded(known, tmp_path, kind, settings):
-    x, c = known
-    flow = conditional(x, c, kind, settings)
-    flow.save(tmp_path / "m.safetensors")
-    again = ef.load(tmp_path / "m.safetensors")
-    assert again.context == again.config["context"] == 2
-    assert np.array_equal(again.log_prob(x, context=c), flow.log_prob(x, context=c))
 
 
 def digits_with_their_light(n=1000):
@@ -220,14 +137,6 @@ def test_given_takes_a_context_out_of_an_archive(of_images, tmp_path, capsys):
     (tmp_path / "d.npy").rename(tmp_path / "e.npz")
     assert main(["sample", model, "--given", str(tmp_path / "e.npz"), "--out", out]) == 2
     assert "e.npz: this is no .npz file without objects" in capsys.readouterr().err
-
-
-@pytest.mark.any_device
-@pytest.mark.parametrize("kind, settings", [MODELS[0], MODELS[2]], ids=["Glow", "RealNVP"])
-def test_on_a_device(known, device, kind, settings):
-    x, c = known
-    here, there = (conditional(x, c, kind, settings, device=d) for d in ("cpu", device))
-    assert_alike(here, there, x, c, 1e-7)
 
 
 def test_torch(known):

@@ -525,7 +525,7 @@ def test_models_on_the_cpu(table_model):
 def test_on_the_emulated_device():
     """All of the above, and the rest of what the public surface does on a device."""
     here = pathlib.Path(__file__)
-    others = ("average", "bounds", "context", "context_images", "device", "ranks", "weights")
+    others = ("average", "context", "device", "flows", "ranks")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "cuda", here,
                            *(here.with_name(f"test_{name}.py") for name in others)],
                           capture_output=True, text=True,

@@ -76,34 +76,6 @@ def test_draws_without_a_seed_are_new_ones(table_model, call):
     assert np.array_equal(seeded[2:], draw(3, seed=3, first=2))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_samples_and_their_density_in_one_pass(images, table, conditional, temperature):
-    flows = [(ef.CouplingFlow(3, couplings=4, hidden=(8,), base=base, dtype="float64", **more), table, {})
-             for base, more in (("gaussian", {}), ("logistic", dict(law="spline", permutation="lu")),
-                                ("gaussian", dict(bounds=[(0, None), (None, 99), (-1, 1)])))]
-    for flow, x, _ in flows:
-        flow.init(x)
-        flow.params[:] += np.random.default_rng(0).normal(0, 0.1, flow.params.size)
-    for flow, _, given in [*flows, (conditional, None, {"label": np.arange(200) % 3})]:
-        x, log_prob = flow.sample_and_log_prob(200, seed=7, temperature=temperature, **given)
-        assert np.array_equal(x, flow.sample(200, seed=7, temperature=temperature, **given))
-        assert log_prob.dtype == np.float64 and log_prob.shape == (200,)
-        close = 1e-10 if flow.dtype == np.float64 else 1e-4
-        np.testing.assert_allclose(log_prob, flow.log_prob(x, **given), rtol=close, atol=close)
-
-
-def test_samples_and_their_density_given_a_context(table):
-    c = np.random.default_rng(3).normal(size=(200, 2))
-    flow = ef.CouplingFlow(3, context=2, couplings=2, hidden=(8,), dtype="float64")
-    flow.init(table, context=c)
-    flow.params[:] += np.random.default_rng(0).normal(0, 0.1, flow.params.size)
-    x, log_prob = flow.sample_and_log_prob(200, context=c, seed=1, first=5)
-    assert np.array_equal(x, flow.sample(200, context=c, seed=1, first=5))
-    np.testing.assert_allclose(log_prob, flow.log_prob(x, context=c), rtol=1e-10)
-    with pytest.raises(ef.ConfigError, match=r"\[sample_and_log_prob\] expected a context of 2 numbers"):
-        flow.sample_and_log_prob(3)
-
-
 def test_blocks_of_draws(table_model, block_of):
     whole = table_model.sample_and_log_prob(100, seed=2), table_model.base_sample(100, seed=2)
     block_of(7 * 3)
@@ -128,16 +100,6 @@ def test_the_base(table, base):
     for bad, error, text in ((z[:, :2], ef.ShapeError, r"expected \(N, 3\)"), (z * np.nan, ef.NumericError, "row 0")):
         with pytest.raises(error, match=r"\[base_log_prob\] .*" + text):
             flow.base_log_prob(bad)
-
-
-def test_the_base_of_images(images, conditional):
-    x, labels = images
-    z, logdet = conditional.forward(x, label=labels)
-    np.testing.assert_allclose(conditional.base_log_prob(z) + logdet,
-                               conditional.log_prob(x.astype(np.float32), label=labels), rtol=1e-6)
-    drawn = conditional.base_sample(6, seed=2, temperature=0.8)
-    np.testing.assert_allclose(conditional.decode(drawn, label=labels[:6]),
-                               conditional.sample(6, seed=2, temperature=0.8, label=labels[:6]), atol=0.05)
 
 
 def test_noise_of_training_calls_is_counted(images, model):

@@ -17,96 +17,12 @@ def values(flow):
     return np.concatenate([value.ravel() for value in by_name(flow).values()])
 
 
-def moved(flow, x, **given):
-    """Initialised, with nets that no longer begin at zero."""
-    flow.init(x, **given)
-    flow.params[:] += np.random.default_rng(3).normal(0, 0.02, flow.params.size)
-    return flow
-
-
-def table_case(n=300, **settings):
-    """More rows than a tile has."""
-    x = np.random.default_rng(1).standard_normal((n, 3))
-    return moved(ef.CouplingFlow(3, couplings=4, hidden=(8, 8), dtype="float64", **settings), x), x, {}
-
-
-def wide_case():
-    """A batch as a whole."""
-    x = np.random.default_rng(1).standard_normal((30, 3))
-    return moved(ef.NICE(3, couplings=4, hidden=(400, 400), dtype="float64"), x), x, {}
-
-
-def context_case():
-    c = np.random.default_rng(2).standard_normal((40, 2))
-    flow = ef.CouplingFlow(3, couplings=4, hidden=(8,), context=2, dtype="float64")
-    x = np.random.default_rng(1).standard_normal((40, 3))
-    return moved(flow, x, context=c), x, {"context": c}
-
-
-def glow_case():
-    """With a class head."""
-    rng = np.random.default_rng(1)
-    x, label = rng.uniform(0, 256, (12, 4, 4, 2)), rng.integers(0, 3, 12)
-    flow = ef.Glow((4, 4, 2), levels=2, steps=1, hidden=8, classes=3, class_weight=0.5, dtype="float64")
-    return moved(flow, x), x, {"label": label}
-
-
-def image_case():
-    x = np.random.default_rng(1).uniform(0, 256, (12, 4, 4, 2))
-    return moved(ef.NICE((4, 4, 2), couplings=4, hidden=(9,), dtype="float64"), x), x, {}
-
-
-CASES = {"table": table_case, "wide": wide_case, "context": context_case, "glow": glow_case, "image": image_case}
-
-
 def gradient(flow, x, sample_weight=None, factor=1.0, **given):
     """(its gradient, the step's numbers but for drift), each times the factor."""
     flow.zero_grad()
     flow.loss_and_grad(x, weight=factor, sample_weight=sample_weight, **given)
     step = np.array([flow.last_step[name] for name in ("loss", "nll", "class_nll", "class_error")])
     return flow.grads.copy(), factor * step
-
-
-def close(got, wanted, tolerance=1e-12):
-    for a, b in zip(got, wanted):
-        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
-
-
-def rows_of(given, rows):
-    return {name: value[rows] for name, value in given.items()}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_gradient_is_the_weighted_sum_of_those_of_rows(case):
-    flow, x, given = CASES[case]()
-    n, w = len(x), np.random.default_rng(4).uniform(0, 3, len(x))
-    w[::5] = 0
-    singles = [gradient(flow, x[[i]], **rows_of(given, [i])) for i in range(n)]
-    wanted = [sum(w[i] * single[k] for i, single in enumerate(singles)) / n for k in (0, 1)]
-    close(gradient(flow, x, w, **given), wanted)
-    assert wanted[1][2] > 0 or case != "glow"
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_whole_weights_are_repeated_rows(case):
-    flow, x, given = CASES[case]()
-    w = np.random.default_rng(4).integers(0, 4, len(x))
-    rows = np.repeat(np.arange(len(x)), w)
-    close(gradient(flow, x, w, **given), gradient(flow, x[rows], factor=len(rows) / len(x), **rows_of(given, rows)))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_row_of_weight_zero_is_left_out(case):
-    """Exactly: what it is does not matter."""
-    flow, x, given = CASES[case]()
-    w, other = np.ones(len(x)), x.copy()
-    w[[1, 4]] = 0
-    other[[1, 4]] = x[[2, 3]]
-    for a, b in zip(gradient(flow, x, w, **given), gradient(flow, other, w, **given)):
-        assert np.array_equal(a, b)
-    assert not np.array_equal(gradient(flow, x, **given)[0], gradient(flow, other, **given)[0])
-    grads, step = gradient(flow, x, np.zeros(len(x)), **given)
-    assert not grads.any() and not step.any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -134,24 +50,6 @@ def test_weights_of_one_change_no_bit(images, table, glow, real_nvp, case, dtype
         assert np.array_equal(a, b)
 
 
-def test_a_step_is_its_parts(table, real_nvp):
-    """One call, as zero_grad, loss_and_grad, clip_grad_norm and step."""
-    w = np.random.default_rng(4).uniform(0, 3, len(table))
-    one, parts = real_nvp(dtype="float64"), real_nvp(dtype="float64")
-    for flow in (one, parts):
-        flow.init(table)
-    optimizers = ef.Adam(one), ef.Adam(parts)
-    for _ in range(3):
-        loss = one.train_step(table, optimizers[0], clip=0.5, sample_weight=w)
-        parts.zero_grad()
-        assert parts.loss_and_grad(table, sample_weight=w) == loss
-        ef.clip_grad_norm(parts, 0.5)
-        optimizers[1].step()
-        assert_same(one, parts)
-    nll = -one.log_prob(table)
-    assert one.train_step(table, optimizers[0], sample_weight=w) == pytest.approx((w * nll).mean(), rel=1e-12)
-
-
 def test_a_repeated_pass_is_weighted_too():
     """From checkpoints, in float32, against float64 numbers that need none."""
     flow, exact, x = shrinking(offset=5e4)
@@ -160,23 +58,6 @@ def test_a_repeated_pass_is_weighted_too():
     exact.loss_and_grad(x.astype(np.float64), sample_weight=w)
     assert flow.last_step["fallback"] and not exact.last_step["fallback"]
     assert np.linalg.norm(flow.grads - exact.grads) < 1e-3 * np.linalg.norm(exact.grads)
-
-
-@pytest.mark.any_device
-def test_on_the_device(images, glow, device):
-    x, label = images
-    w = np.random.default_rng(4).uniform(0, 3, len(x))
-    found = []
-    for place in ("cpu", device):
-        flow = glow(device=place, dtype="float64", classes=3, class_weight=0.1)
-        flow.init(x)
-        optimizer = ef.Adam(flow, eps=1e-4)
-        losses = [flow.train_step(x, optimizer, label=label, sample_weight=np.roll(w, i)) for i in range(5)]
-        flow.zero_grad()
-        losses.append(flow.loss_and_grad(x, label=label, sample_weight=w))
-        found.append((np.array(losses), flow.grads.copy(), values(flow)))
-    for here, there in zip(*found):
-        np.testing.assert_allclose(there, here, rtol=1e-7, atol=1e-7)
 
 
 # Training
