@@ -43,7 +43,7 @@ HOSTS = "docs/samplers.md"
 
 
 @pytest.mark.parametrize("page", [
-    pytest.param(page, marks=pytest.mark.filterwarnings("ignore" if page == HOSTS else "error"))
+    pytest.param(page, marks=[pytest.mark.filterwarnings("ignore")] if page == HOSTS else [])
     for page, text in PAGES.items() if BLOCK.search(text)])
 def test_page_runs(page, tmp_path, monkeypatch):
     for package in NEEDS.get(page, []):

@@ -1,12 +1,13 @@
-"""The operators of evenflow.torch: what torch is told of a flow's kernels, and their derivatives.
+"""What torch is told of a flow's kernels: functions for autograd, and the operators that they call.
 
-Each has a real implementation on the flow's arrays, a fake one (shapes alone, for torch.compile), and its derivative
-where it has one. x is NHWC or (N, D); `tensors`, the module's, are there for autograd and for torch.compile, values are
-the flow's. `given`: labels, or a context (N, C).
+An operator has a real implementation on the flow's arrays, and a fake one (shapes alone) for torch.compile. x is NHWC
+or (N, D); `tensors`, a module's parameters and buffers, are there for torch.compile, values are the flow's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -14,97 +15,114 @@ import threading
 import weakref
 from collections.abc import Callable
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from evenflow import density
 from evenflow._border import arrays
-from evenflow.errors import ConfigError, DeviceError, Error, NumericError
+from evenflow._border.batch import Batch
 from evenflow._border.extras import need, outdated
+from evenflow.errors import ConfigError, DeviceError
 from evenflow.flow import Flow
 
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
 
 try:
-    from torch._C._functorch import is_functorch_wrapped_tensor
-    from torch._functorch import eager_transforms
     from torch.autograd import forward_ad
+    from torch.autograd.function import once_differentiable
     from torch.library import custom_op
     from torch.utils.dlpack import from_dlpack
 except ImportError as error:
     raise outdated("evenflow.torch", "torch", "2.4", torch.__version__) from error
 
-if TYPE_CHECKING:
-    from torch._library.custom_ops import CustomOpDef
-
-    from evenflow.torch import FlowModule
+Tensor = torch.Tensor
+Place = tuple[str, tuple[int, ...], str, int, int]
+"""Name, shape, group, offset and size, as in `Flow.entries`."""
 
 TRAINED = "decay", "no_decay"
 """Groups of tensors that are parameters; the others are buffers."""
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-Quadruple = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-
-# Operators take tensors and numbers alone, so a module goes by a number.
-MODULES: weakref.WeakValueDictionary[int, FlowModule] = weakref.WeakValueDictionary()
-NUMBERS = itertools.count()
+_memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
 # Two gradients of one flow would add up in the same memory.
-_GRADS_LOCK = threading.Lock()
+_lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    global _GRADS_LOCK
-    _GRADS_LOCK = threading.Lock()
+    global _lock
+    _lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_renew_lock)  # a thread that held it stays in the parent
 
 
-# The kernels wait for the GPU's results, which a CUDA graph of torch.compile can't hold; earlier versions have no word
-# for it.
-_UNSAFE: dict[str, Any] = ({"tags": (torch.Tag.cudagraph_unsafe,)}
-                           if hasattr(torch.Tag, "cudagraph_unsafe") and "tags" in signature(custom_op).parameters
-                           else {})
+class Memory:
+    """A flow's values as tensors. Operators take tensors and numbers alone, so it goes by a number."""
+
+    @torch.inference_mode(False)  # whose tensors no training could use
+    def __init__(self, flow: Flow, flat: bool):
+        self.flow, self.flat, self.device = flow, flat, device_of(flow)
+        self.dtype: torch.dtype = getattr(torch, flow.dtype.name)
+        core = density.core_of(flow)
+        self.base = str(core.base)  # torch 2.4 can't compile the question
+        self._values = core.values if flow.device == "cpu" else core.device_values
+        groups = _groups(flow)
+        self.places = groups if flat else flow.entries()
+        self.all = tensor_of(self._values)
+        self.trained = self.all[:len(flow.params)]
+        start, length = next((place[3:] for place in groups if place[0] == "stats"), (0, 0))
+        self.statistics = self.all[start:start + length]
+        self.moments = [(i, shape, slice(offset - start, offset - start + size))
+                        for i, (_, shape, group, offset, size) in enumerate(self.places) if group == "stats"]
+        """Number of a place, its shape, and where its numbers are in `statistics`."""
+        self.addresses: list[int] = []
+        """Those of a module's tensors, which calls compare."""
+        self.number = next(_numbers)
+        _memories[self.number] = self
+
+        def split(grads: Tensor, places: tuple[Place, ...] = tuple(self.places)) -> list[Tensor | None]:
+            return [grads[offset:offset + size].view(shape) if group in TRAINED else None
+                    for _, shape, group, offset, size in places]
+
+        self.split = split  # with the places as a default, whose numbers torch 2.4 takes as constants
+        """Gradients of each place, of all in one."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Memory, (self.flow, self.flat)
+
+    def views(self) -> list[Tensor]:
+        """A tensor of each place, in the flow's memory."""
+        return [tensor_of(self._values[offset:offset + size]).view(shape) for _, shape, _, offset, size in self.places]
 
 
-def _operator(name: str, schema: str) -> Callable[[Callable[..., object]], CustomOpDef]:
-    return custom_op(f"evenflow::{name}", mutates_args=(), schema=schema, **_UNSAFE)
+def _groups(flow: Flow) -> list[Place]:
+    """All trained tensors as one place, all statistics, and all that is fixed."""
+    ends: dict[str, tuple[int, int]] = {"params": (0, len(flow.params))}
+    for _, _, group, offset, size in flow.entries():
+        if group not in TRAINED:
+            first, end = ends.get(group, (offset, offset))
+            ends[group] = min(first, offset), max(end, offset + size)
+    return [(name, (end - first,), TRAINED[0] if name == "params" else name, first, end - first)
+            for name, (first, end) in ends.items()]
 
 
-def refuse_tangents(*tensors: torch.Tensor) -> None:
-    """NotImplementedError for forward-mode tangents, which torch would drop without a word."""
-    if forward_ad._current_level < 0:  # no forward mode, as a rule
-        return
-    # Of one jvp inside another the outer tangents are hidden in wrappers.
-    nested = eager_transforms.JVP_NESTING > 1
-    if any(forward_ad.unpack_dual(tensor).tangent is not None
-           or (nested and is_functorch_wrapped_tensor(tensor)) for tensor in tensors):
-        raise NotImplementedError("[FlowModule] expected backward derivatives, got a tensor with a tangent "
-                                  "(torch.func.jvp, dual_level): forward-mode derivatives are not offered")
-
-
-def _number_to_module(number: int) -> FlowModule:
-    module = MODULES.get(number)
-    if module is None:
+def _memory(number: int, tensors: list[Tensor] | None = None) -> Memory:
+    """The memory of that number, in which `tensors` must be."""
+    memory = _memories.get(number)
+    if memory is None:
         raise ConfigError("[FlowModule] expected the module to be alive, got a call after its end")
-    return module
-
-
-def _own_flow(number: int, tensors: list[torch.Tensor]) -> Flow:
-    """The flow of module `number`, whose parameters and buffers `tensors` must be."""
-    module = _number_to_module(number)
-    if [tensor.data_ptr() for tensor in tensors] != module._addresses:
+    if tensors is not None and [tensor.data_ptr() for tensor in tensors] != memory.addresses:
         raise replaced()
-    return module.flow
+    return memory
 
 
 def replaced() -> ConfigError:
     return ConfigError("[FlowModule] expected the parameters and buffers that share the flow's memory, got others "
-                       "(functional_call, load_state_dict(assign=True), a parametrization, an assignment to .data, "
-                       "or a change of them earlier in the same compiled graph)")
+                       "(functional_call, load_state_dict(assign=True), a parametrization, a move of a part, an "
+                       "assignment to .data, or a change of them earlier in the same compiled graph)")
 
 
 def device_of(flow: Flow) -> torch.device:
@@ -113,34 +131,33 @@ def device_of(flow: Flow) -> torch.device:
     if not torch.cuda.is_available():
         raise DeviceError(f"[FlowModule] expected a torch that has the GPU of a flow on {flow.device}, got "
                           f"{torch.__version__} without one")
-    return torch.device("cuda", flow._core.device_params.__dlpack_device__()[1])
+    return torch.device("cuda", flow.device_params.__dlpack_device__()[1])
 
 
-def _array(x: torch.Tensor) -> Any:
+def _array(x: Tensor) -> Any:
     """A tensor as a flow takes it: of numpy, or by DLPack on the GPU."""
     x = x.detach()
     return x.contiguous() if x.is_cuda else x.numpy()
 
 
-def tensor_of(x: Any) -> torch.Tensor:
+def tensor_of(x: Any) -> Tensor:
     """What a flow gives, as a tensor in the same memory."""
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else from_dlpack(x)
 
 
-def _named(flow: Flow, given: torch.Tensor | None) -> dict[str, Any]:
-    """Labels, in main memory, or a context, as an argument of the flow's calls."""
-    if given is None:
-        return {}
-    return {"context": _array(given)} if flow.context else {"label": given.detach().cpu().numpy()}
+def _batch(x: Tensor, label: Tensor | None, context: Tensor | None) -> Batch:
+    return Batch(_array(x), None if label is None else label.detach().cpu().numpy(),
+                 None if context is None else _array(context))
 
 
-def _dcontext(flow: Flow, n: int) -> Any:
-    """Where a call writes the gradient by the context of n samples; None for a flow without one."""
-    return arrays.empty(flow.device, (n, flow.context), flow.dtype) if flow.context else None
-
-
-def _dgiven(dcontext: Any, like: torch.Tensor) -> torch.Tensor:
-    return like.new_empty(0) if dcontext is None else tensor_of(dcontext)
+def _float_batch(flow: Flow, where: str, x: Tensor, label: Tensor | None, context: Tensor | None,
+                 seed: Tensor | None) -> Batch:
+    """uint8 images with noise of that seed, or as whole levels; other data as they are."""
+    batch = _batch(x, label, context)
+    if x.dtype != torch.uint8:
+        return batch
+    taken = density.take(flow, where, batch.x, batch.label, batch.context)
+    return dataclasses.replace(taken, x=density.floats(flow, where, taken.x, None if seed is None else int(seed)))
 
 
 def _wait(flow: Flow) -> None:
@@ -149,274 +166,230 @@ def _wait(flow: Flow) -> None:
         torch.cuda.current_stream().synchronize()
 
 
-def _with_grads(flow: Flow, call: Callable[[], Any]) -> tuple[Any, torch.Tensor]:
-    """The result of call() and the gradients (flat) that it adds; flow.grads is afterwards as before."""
-    with _GRADS_LOCK:
+def _mark(values: Tensor, wanted: bool = True) -> Tensor:
+    """Another number for other values, whoever wrote them."""
+    return values.view(torch.int64).sum() if wanted else values.new_empty((), dtype=torch.int64)
+
+
+def _check_mark(values: Tensor, mark: Tensor) -> None:
+    if _mark(values) != mark:
+        raise ConfigError("[FlowModule] expected the parameters and statistics of the forward pass in backward, got "
+                          "others: a step of an optimiser, flow.params, train_step, fit or a loss of batch norm "
+                          "changed them in between")
+
+
+def _with_grads(memory: Memory, batch: Batch, call: Callable[..., Any], **more: Any) -> tuple[Any, Tensor, Tensor]:
+    """call's result, and the gradients that it adds to flow.grads (flat), which are afterwards as before, and by the
+    context (N, C), empty for a flow without.
+    """
+    flow, dcontext = memory.flow, None
+    if flow.context:
+        dcontext = arrays.empty(flow.device, (len(batch), flow.context), flow.dtype)
+    with _lock:
         grads = tensor_of(flow.grads if flow.device == "cpu" else flow.device_grads)
         before = grads.clone()
         grads.zero_()
         try:
-            return call(), grads.clone()
+            result, found = call(dcontext=dcontext, **batch.conditions, **more), grads.clone()
         finally:
             grads.copy_(before)
             _wait(flow)
+    return result, found, found.new_empty(0) if dcontext is None else tensor_of(dcontext)
 
 
-_CHANGED = "; or the parameters have changed since the forward pass"
-"""Another reason, which torch sees only if it made the change itself."""
+# Operators
+
+# The kernels wait for the GPU's results, which a CUDA graph of torch.compile can't hold; earlier versions have no word
+# for it.
+_UNSAFE: dict[str, Any] = ({"tags": (torch.Tag.cudagraph_unsafe,)}
+                           if hasattr(torch.Tag, "cudagraph_unsafe") and "tags" in signature(custom_op).parameters
+                           else {})
 
 
-@_operator("dequantize", "(Tensor x, int flow, Tensor? seed) -> Tensor")
-def _dequantize(x: torch.Tensor, flow: int, seed: torch.Tensor | None) -> torch.Tensor:
-    """Without a seed whole levels, as they are."""
-    model = _number_to_module(flow).flow
-    batch = model._take("log_prob", _array(x))
-    return tensor_of(model._block("log_prob", batch, 0, len(x), None if seed is None else int(seed)))
-
-
-@_dequantize.register_fake
-def _(x: torch.Tensor, flow: int, seed: torch.Tensor | None) -> torch.Tensor:
-    return torch.empty(x.shape, dtype=_number_to_module(flow)._dtype, device=x.device)
-
-
-@_operator("sample", "(Tensor[] tensors, int flow, SymInt n, Tensor temperature, Tensor seed, "
-                     "Tensor? given) -> Tensor")
-def _sample(tensors: list[torch.Tensor], flow: int, n: int, temperature: torch.Tensor, seed: torch.Tensor,
-            given: torch.Tensor | None) -> torch.Tensor:
-    model = _own_flow(flow, tensors)
-    _wait(model)
-    return tensor_of(model.sample(n, seed=int(seed), temperature=float(temperature), device=model.device,
-                                  **_named(model, given)))
-
-
-@_sample.register_fake
-def _(tensors: list[torch.Tensor], flow: int, n: int, temperature: torch.Tensor, seed: torch.Tensor,
-      given: torch.Tensor | None) -> torch.Tensor:
-    module = _number_to_module(flow)
-    return torch.empty((n, *module.flow.shape), dtype=module._dtype, device=module._device)
-
-
-@_operator("forward", "(Tensor x, Tensor[] tensors, int flow, Tensor? given, str where) -> (Tensor, Tensor)")
-def _forward(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
-             where: str) -> Pair:
-    """`where`: the module's call, for errors to name instead of the flow's."""
-    model = _own_flow(flow, tensors)
-    try:
-        z, logdet = model.forward(_array(x), **_named(model, given))
-    except Error as error:
-        if where == "forward" or not str(error).startswith("[forward"):
-            raise
-        raise type(error)(str(error).replace("[forward", f"[{where}", 1)) from None
-    return tensor_of(z), tensor_of(logdet)
-
-
-@_forward.register_fake
-def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None, where: str) -> Pair:
-    n, dims = x.shape[0], _number_to_module(flow).flow.dims
-    return x.new_empty((n, dims)), x.new_empty((n,), dtype=torch.float64)
-
-
-@_operator("inverse", "(Tensor z, Tensor[] tensors, int flow, Tensor? given) -> (Tensor, Tensor)")
-def _inverse(z: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Pair:
-    model = _own_flow(flow, tensors)
-    x, logdet = model.inverse(_array(z), **_named(model, given))
-    return tensor_of(x), tensor_of(logdet)
-
-
-@_inverse.register_fake
-def _(z: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Pair:
-    n, shape = z.shape[0], _number_to_module(flow).flow.shape
-    return z.new_empty((n, *shape)), z.new_empty((n,), dtype=torch.float64)
-
-
-def _finite(*gradients: torch.Tensor) -> bool:
-    return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-
-
-def _nothing(flow: Flow, source: torch.Tensor, dcontext: Any) -> Triple:
-    """The gradients by those that are not finite: NaN, as any torch operator passes them on (to a GradScaler, say)."""
-    return (torch.full_like(source, math.nan, memory_format=torch.contiguous_format),
-            source.new_full((len(flow.params),), math.nan), torch.full_like(_dgiven(dcontext, source), math.nan))
-
-
-VJP = ("(Tensor source, Tensor target, Tensor dtarget, Tensor dlogdet, Tensor[] tensors, int flow, "
-       "Tensor? given) -> (Tensor, Tensor, Tensor)")
-
-
-@_operator("forward_vjp", VJP)
-def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: torch.Tensor,
-                 tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Triple:
-    model = _number_to_module(flow).flow  # saved tensors may be copies
-    dcontext = _dcontext(model, len(z))
-    if not _finite(dz, dlogdet):
-        return _nothing(model, x, dcontext)
-    try:
-        (_, dx), grads = _with_grads(model, lambda: model.backward(
-            _array(z), _array(dz), _array(dlogdet), dcontext=dcontext, truth=_array(x), **_named(model, given)))
-    except NumericError as error:
-        raise NumericError(f"{error}{_CHANGED}") from None
-    return tensor_of(dx), grads, _dgiven(dcontext, z)
-
-
-@_operator("inverse_vjp", VJP)
-def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: torch.Tensor,
-                 tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Triple:
-    model = _number_to_module(flow).flow  # as above
-    dcontext = _dcontext(model, len(x))
-    if not _finite(dx, dlogdet):
-        return _nothing(model, z, dcontext)
-    (_, dz), grads = _with_grads(model, lambda: model.inverse_backward(
-        _array(x), _array(dx), _array(dlogdet), dcontext=dcontext, z=_array(z), **_named(model, given)))
-    return tensor_of(dz), grads, _dgiven(dcontext, z)
-
-
-@_operator("loss", "(Tensor x, Tensor[] tensors, int flow, Tensor? given, Tensor? seed, Tensor? weights, bool rows) "
-                   "-> (Tensor, Tensor, Tensor, Tensor)")
-def _loss(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
-          seed: torch.Tensor | None, weights: torch.Tensor | None, rows: bool) -> Quadruple:
-    """The mean loss, or with `rows` those of the rows; the mean's gradient by the parameters; the running statistics as
-    they become (those of the flow stay); and the gradient by the context.
+def _operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes an operator for torch.compile. Elsewhere the function is called itself, since torch's dispatcher takes as
+    long as a third of a small flow's step.
     """
-    return _loss_of(_own_flow(flow, tensors), x, flow, given, seed, weights, rows)
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = function.__name__
+        custom_op(f"evenflow::{name}", function, mutates_args=(), schema=schema, **_UNSAFE).register_fake(fake)
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            return (getattr(torch.ops.evenflow, name) if torch.compiler.is_compiling() else function)(*arguments)
+        return call
+    return register
 
 
-def _loss_of(model: Flow, x: torch.Tensor, flow: int, given: torch.Tensor | None, seed: torch.Tensor | None,
-             weights: torch.Tensor | None, rows: bool) -> Quadruple:
-    live, dcontext = _number_to_module(flow)._statistics, _dcontext(model, len(x))
-    nll = np.empty(len(x)) if rows else None
-
-    def step() -> tuple[float, torch.Tensor]:
-        before = live.clone()
-        loss = model.loss_and_grad(_array(x), seed=0 if seed is None else int(seed), dcontext=dcontext, nll=nll,
-                                   sample_weight=None if weights is None else weights.detach().double().cpu().numpy(),
-                                   **_named(model, given))
-        statistics = live.clone()
-        live.copy_(before)
-        return loss, statistics
-
-    (loss, statistics), grads = _with_grads(model, step)
-    losses = torch.as_tensor(loss if nll is None else nll, dtype=torch.float64, device=x.device)
-    return losses, grads, statistics, _dgiven(dcontext, grads)
+def _fake_grads(memory: Memory, like: Tensor, n: Any) -> tuple[Tensor, Tensor]:
+    context = memory.flow.context
+    return like.new_empty(len(memory.trained), dtype=memory.dtype), like.new_empty(
+        (n, context) if context else (0,), dtype=memory.dtype)
 
 
-@_loss.register_fake
-def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
-      seed: torch.Tensor | None, weights: torch.Tensor | None, rows: bool) -> Quadruple:
-    module = _number_to_module(flow)
+def _fake_transform(x: Tensor, tensors: list[Tensor], memory: int, label: Any, context: Any, seed: Any, where: str,
+                    marked: bool) -> Any:
+    own, n = _memory(memory), x.shape[0]
+    shape = own.flow.shape if where == "inverse" else (own.flow.dims,)
+    return (x.new_empty((n, *shape), dtype=own.dtype), x.new_empty((n,), dtype=torch.float64),
+            x.new_empty((), dtype=torch.int64))
+
+
+@_operator("(Tensor x, Tensor[] tensors, int memory, Tensor? label, Tensor? context, Tensor? seed, str where, "
+           "bool marked) -> (Tensor, Tensor, Tensor)", _fake_transform)
+def transform(x: Tensor, tensors: list[Tensor], memory: int, label: Tensor | None, context: Tensor | None,
+              seed: Tensor | None, where: str, marked: bool) -> Any:
+    """inverse, if the module's call `where` is that, or forward; and the mark of the values, if it is wanted."""
+    own = _memory(memory, tensors)
+    batch = _float_batch(own.flow, where, x, label, context, seed)
+    target, logdet = (density.inverse if where == "inverse" else density.forward)(own.flow, where, batch)
+    return tensor_of(target), tensor_of(logdet), _mark(own.all, marked)
+
+
+def _fake_vjp(source: Tensor, target: Tensor, dtarget: Tensor, dlogdet: Tensor, mark: Tensor, memory: int,
+              *_: Any) -> Any:
+    own = _memory(memory)
+    return (source.new_empty(source.shape, dtype=own.dtype), *_fake_grads(own, target, target.shape[0]))
+
+
+@_operator("(Tensor source, Tensor target, Tensor dtarget, Tensor dlogdet, Tensor mark, int memory, Tensor? label, "
+           "Tensor? context, Tensor? seed, bool inverse) -> (Tensor, Tensor, Tensor)", _fake_vjp)
+def transform_vjp(source: Tensor, target: Tensor, dtarget: Tensor, dlogdet: Tensor, mark: Tensor, memory: int,
+                  label: Tensor | None, context: Tensor | None, seed: Tensor | None, inverse: bool) -> Any:
+    """Gradients by the source, the trained values (flat) and the context."""
+    own = _memory(memory)
+    _check_mark(own.all, mark)
+    if not (torch.isfinite(dtarget).all() and torch.isfinite(dlogdet).all()):
+        # As any operator of torch passes them on, to a GradScaler, say.
+        return tuple(torch.full_like(part, math.nan, device=target.device) for part in _fake_vjp(
+            source, target, dtarget, dlogdet, mark, memory))
+    batch = _float_batch(own.flow, "backward", source, label, context, seed)
+    call = functools.partial(own.flow.inverse_backward if inverse else own.flow.backward, _array(target),
+                             _array(dtarget), _array(dlogdet))
+    (_, dsource), grads, dcontext = _with_grads(own, batch, call, **{"z" if inverse else "truth": batch.x})
+    return tensor_of(dsource), grads, dcontext
+
+
+def _fake_loss(x: Tensor, tensors: list[Tensor], memory: int, label: Any, context: Any, seed: Any, weights: Any,
+               rows: bool) -> Any:
+    own = _memory(memory)
     return (x.new_empty((x.shape[0],) if rows else (), dtype=torch.float64),
-            x.new_empty((len(module.flow.params),), dtype=module._dtype),
-            x.new_empty((len(module._statistics),), dtype=module._dtype),
-            x.new_empty(_dgiven_shape(module.flow, x.shape[0]), dtype=module._dtype))
+            x.new_empty(len(own.statistics), dtype=own.dtype), x.new_empty((), dtype=torch.int64),
+            *_fake_grads(own, x, x.shape[0]))
 
 
-@_operator("losses_vjp", "(Tensor dlosses, Tensor grads, Tensor dgiven, Tensor x, int flow, Tensor? given, "
-                         "Tensor? seed) -> (Tensor, Tensor)")
-def _losses_vjp(dlosses: torch.Tensor, grads: torch.Tensor, dgiven: torch.Tensor, x: torch.Tensor, flow: int,
-                given: torch.Tensor | None, seed: torch.Tensor | None) -> Pair:
+@_operator("(Tensor x, Tensor[] tensors, int memory, Tensor? label, Tensor? context, Tensor? seed, Tensor? weights, "
+           "bool rows) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _fake_loss)
+def loss(x: Tensor, tensors: list[Tensor], memory: int, label: Tensor | None, context: Tensor | None,
+         seed: Tensor | None, weights: Tensor | None, rows: bool) -> Any:
+    """The mean loss, or with `rows` those of the rows; the running statistics as they become (those of the flow stay);
+    the mark of the trained values; and the mean's gradients by them and the context.
+    """
+    return _loss(_memory(memory, tensors), _batch(x, label, context), seed, weights, rows)
+
+
+def _loss(memory: Memory, batch: Batch, seed: Tensor | None, weights: Tensor | None, rows: bool) -> Any:
+    live, nll = memory.statistics, np.empty(len(batch)) if rows else None
+    before = live.clone()
+    mean, grads, dcontext = _with_grads(
+        memory, batch, functools.partial(memory.flow.loss_and_grad, batch.x), seed=0 if seed is None else int(seed),
+        nll=nll, sample_weight=None if weights is None else weights.detach().double().cpu().numpy())
+    statistics = live.clone()
+    live.copy_(before)
+    losses = torch.as_tensor(mean if nll is None else nll, dtype=torch.float64, device=memory.device)
+    return losses, statistics, _mark(memory.trained, rows), grads, dcontext
+
+
+def _fake_losses_vjp(dlosses: Tensor, grads: Tensor, dcontext: Tensor, *_: Any) -> Any:
+    return torch.empty_like(grads), torch.empty_like(dcontext)
+
+
+@_operator("(Tensor dlosses, Tensor grads, Tensor dcontext, Tensor mark, Tensor x, int memory, Tensor? label, "
+           "Tensor? context, Tensor? seed) -> (Tensor, Tensor)", _fake_losses_vjp)
+def losses_vjp(dlosses: Tensor, grads: Tensor, dcontext: Tensor, mark: Tensor, x: Tensor, memory: int,
+               label: Tensor | None, context: Tensor | None, seed: Tensor | None) -> Any:
     """From the mean's gradients those of the losses. Those of a mean or sum are multiples; others take a new pass."""
-    model, n = _number_to_module(flow).flow, len(x)  # saved tensors may be copies
-    if bool((dlosses == dlosses[0]).all()):
-        scale = (n * dlosses[0]).to(grads.dtype)
-        return grads * scale, dgiven * scale
-    if not _finite(dlosses):
-        return torch.full_like(grads, math.nan), torch.full_like(dgiven, math.nan)
+    own, n = _memory(memory), len(x)
+    alike = bool((dlosses == dlosses[0]).all())
+    if alike or not torch.isfinite(dlosses).all():
+        scale = (n * dlosses[0] if alike else math.nan * dlosses[0]).to(grads.dtype)
+        return grads * scale, dcontext * scale
+    _check_mark(own.trained, mark)
     if bool((dlosses < 0).any()):
         raise ConfigError("[loss] expected weights >= 0 on the losses of rows, or equal ones, got "
                           f"{float(dlosses.min()):g}; use log_prob, which takes any")
-    _, grads, _, dgiven = _loss_of(model, x, flow, given, seed, n * dlosses, rows=False)
-    return grads, dgiven
+    return _loss(own, _batch(x, label, context), seed, n * dlosses, rows=False)[3:]
 
 
-@_losses_vjp.register_fake
-def _(dlosses: torch.Tensor, grads: torch.Tensor, dgiven: torch.Tensor, x: torch.Tensor, flow: int,
-      given: torch.Tensor | None, seed: torch.Tensor | None) -> Pair:
-    return torch.empty_like(grads), torch.empty_like(dgiven)
+def _fake_sample(tensors: list[Tensor], memory: int, n: Any, *_: Any) -> Tensor:
+    own = _memory(memory)
+    return torch.empty((n, *own.flow.shape), dtype=own.dtype, device=own.device)
 
 
-def _dgiven_shape(flow: Flow, n: int) -> tuple[int, ...]:
-    return (n, flow.context) if flow.context else (0,)
+@_operator("(Tensor[] tensors, int memory, SymInt n, Tensor temperature, Tensor seed, Tensor? label, "
+           "Tensor? context) -> Tensor", _fake_sample)
+def sample(tensors: list[Tensor], memory: int, n: int, temperature: Tensor, seed: Tensor, label: Tensor | None,
+           context: Tensor | None) -> Tensor:
+    flow = _memory(memory, tensors).flow
+    _wait(flow)
+    conditions = _batch(seed, label, context).conditions
+    return tensor_of(flow.sample(n, seed=int(seed), temperature=float(temperature), device=flow.device, **conditions))
 
 
-def _fake_vjp(source: torch.Tensor, target: torch.Tensor, dtarget: torch.Tensor, dlogdet: torch.Tensor,
-              tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Triple:
-    model = _number_to_module(flow).flow
-    return (torch.empty_like(source, memory_format=torch.contiguous_format), source.new_empty((len(model.params),)),
-            source.new_empty(_dgiven_shape(model, source.shape[0])))
+# Derivatives
+
+# What torch itself says nothing of: tangents of gradients, which it drops (those of inputs it refuses, for want of a
+# jvp), and derivatives of the loss's gradients, which for it are constants.
+def _refuse_second(create_graph: bool, *gradients: Tensor) -> None:
+    if not torch.compiler.is_compiling() and (create_graph or any(
+            forward_ad.unpack_dual(gradient).tangent is not None for gradient in gradients)):
+        raise NotImplementedError("[FlowModule] expected first derivatives, got a derivative of a gradient "
+                                  "(create_graph=True, or a tangent): second derivatives of a flow are not offered")
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
-    source, tensors, number, given, *_ = inputs
-    ctx.module = _number_to_module(number)  # lives as long as the graph
-    # The flow's tensors are saved for torch's check that no optimiser step and no `loss` came between.
-    ctx.save_for_backward(source, output[0], given, *tensors)
+class Transform(torch.autograd.Function):
+    """The operator `transform`, with its derivative."""
 
+    @staticmethod
+    def forward(ctx: Any, memory: Memory, where: str, marked: bool, x: Tensor, label: Tensor | None,
+                context: Tensor | None, seed: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        target, logdet, mark = transform(x, list(tensors), memory.number, label, context, seed, where, marked)
+        ctx.memory, ctx.inverse = memory, where == "inverse"  # which live as long as the graph
+        ctx.save_for_backward(x, target, mark, label, context, seed)
+        return target, logdet
 
-def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor | None]:
-    return [grads[offset:offset + size].view(shape) if group in TRAINED else None
-            for shape, group, offset, size in module._places.values()]
-
-
-def _derivative(vjp: Callable[..., Triple], *others: None) -> Callable[..., tuple[Any, ...]]:
-    """others: the derivatives by what an operator takes after `given`."""
-    def backward(ctx: Any, dtarget: torch.Tensor, dlogdet: torch.Tensor) -> tuple[Any, ...]:
-        refuse_tangents(dtarget, dlogdet)
-        source, target, given, *tensors = ctx.saved_tensors
-        dsource, grads, dgiven = vjp(source, target, dtarget, dlogdet, tensors, ctx.module._number, given)
-        return dsource, _split(ctx.module, grads), None, dgiven if ctx.module.flow.context else None, *others
-    return backward
-
-
-def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: Quadruple) -> None:
-    x, tensors, number, given, seed, _, rows = inputs
-    ctx.module, ctx.rows = _number_to_module(number), rows
-    places = ctx.module._places.values()
-    # With the parameters for torch's check, as above. `loss` itself changes the buffers.
-    again = x, given, seed, *(tensor for tensor, place in zip(tensors, places) if place[1] in TRAINED)
-    ctx.save_for_backward(output[1], output[3], *(again if rows else ()))
-    ctx.set_materialize_grads(False)
-
-
-def _loss_derivative(ctx: Any, dloss: torch.Tensor | None, *others: torch.Tensor | None) -> tuple[Any, ...]:
-    if any(other is not None for other in others):  # of the gradients, which are results here
-        _refuse(ctx)
-    grads, dgiven, *again = ctx.saved_tensors
-    if dloss is None:
-        return None, [None] * len(ctx.module._places), None, None, None, None, None
-    if ctx.rows:
-        x, given, seed, *_ = again
-        grads, dgiven = _losses_vjp(dloss, grads, dgiven, x, ctx.module._number, given, seed)
-    else:
-        scale = dloss.to(grads.dtype)
-        grads, dgiven = grads * scale, dgiven * scale
-    dcontext = dgiven if ctx.module.flow.context else None
-    return None, _split(ctx.module, grads), None, dcontext, None, None, None
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dtarget: Tensor, dlogdet: Tensor) -> tuple[Any, ...]:
+        _refuse_second(False, dtarget, dlogdet)
+        x, target, mark, *given = ctx.saved_tensors
+        dx, grads, dcontext = transform_vjp(x, target, dtarget, dlogdet, mark, ctx.memory.number, *given, ctx.inverse)
+        return (None, None, None, dx if x.is_floating_point() else None, None,
+                None if given[1] is None else dcontext, None, *ctx.memory.split(grads))
 
 
 class Loss(torch.autograd.Function):
-    """The operator `loss` without torch's dispatcher, which takes as long as a third of a small flow's step."""
+    """The operator `loss`, with its derivative."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, number: int, given: torch.Tensor | None, seed: torch.Tensor | None,
-                weights: torch.Tensor | None, rows: bool, *tensors: torch.Tensor) -> Quadruple:
-        output = _loss_of(_own_flow(number, list(tensors)), x, number, given, seed, weights, rows)
-        _save_loss(ctx, (x, tensors, number, given, seed, weights, rows), output)
-        return output
+    def forward(ctx: Any, memory: Memory, x: Tensor, label: Tensor | None, context: Tensor | None,
+                seed: Tensor | None, weights: Tensor | None, rows: bool, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        losses, statistics, mark, grads, dcontext = loss(x, list(tensors), memory.number, label, context, seed, weights,
+                                                         rows)
+        ctx.memory, ctx.rows = memory, rows
+        ctx.save_for_backward(grads, dcontext, *((mark, x, label, context, seed) if rows else ()))
+        ctx.mark_non_differentiable(statistics)
+        return losses, statistics
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:
-        _, dtensors, _, dcontext, *_ = _loss_derivative(ctx, *gradients)
-        return None, None, dcontext, None, None, None, *dtensors
-
-
-def _refuse(ctx: Any, *_: Any) -> None:
-    raise NotImplementedError("[FlowModule] expected first derivatives, got a derivative of a gradient "
-                              "(create_graph=True): second derivatives of a flow are not offered")
-
-
-_forward.register_autograd(_derivative(_forward_vjp, None), setup_context=_save)
-_inverse.register_autograd(_derivative(_inverse_vjp), setup_context=_save)
-_loss.register_autograd(_loss_derivative, setup_context=_save_loss)
-for _vjp in (_forward_vjp, _inverse_vjp):
-    _vjp.register_fake(_fake_vjp)
-for _vjp in (_forward_vjp, _inverse_vjp, _losses_vjp):
-    _vjp.register_autograd(_refuse)
+    def backward(ctx: Any, dlosses: Tensor, _: Any) -> tuple[Any, ...]:
+        _refuse_second(torch.is_grad_enabled(), dlosses)
+        grads, dcontext, *again = ctx.saved_tensors
+        if ctx.rows:
+            mark, x, *given = again
+            grads, dcontext = losses_vjp(dlosses, grads, dcontext, mark, x, ctx.memory.number, *given)
+        else:
+            scale = dlosses.to(grads.dtype)
+            grads, dcontext = grads * scale, dcontext * scale
+        return (None, None, None, dcontext if ctx.memory.flow.context else None, None, None, None,
+                *ctx.memory.split(grads))
