@@ -18,10 +18,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
          for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
 
-NEEDS = {"README.md": ["matplotlib"], "docs/torch.md": ["torch"], "docs/sklearn.md": ["sklearn"],
-         "docs/samplers.md": ["nessai", "aspire", "pocomc", "sbi", "madnis", "matplotlib"],
-         "docs/ranks.md": ["mpi4py"], "docs/tutorials/images.md": ["PIL"], "docs/tutorials/editing.md": ["PIL"]}
-"""Packages that a page needs besides numpy."""
+IMPORT = re.compile(r"^(?:from|import) (\w+)", re.M)
 
 def data():
     digits = ef.data.load("digits")
@@ -30,6 +27,7 @@ def data():
 
 def editing():
     """The run that the page begins with, for a moment only."""
+    pytest.importorskip("PIL")
     assert main(["train", "digits", "--levels", "2", "--depth", "4", "--hidden", "16", "--epochs", "2",
                  "--quiet"]) == 0
     return {}
@@ -46,7 +44,7 @@ HOSTS = "docs/samplers.md"
     pytest.param(page, marks=[pytest.mark.filterwarnings("ignore")] if page == HOSTS else [])
     for page, text in PAGES.items() if BLOCK.search(text)])
 def test_page_runs(page, tmp_path, monkeypatch):
-    for package in NEEDS.get(page, []):
+    for package in IMPORT.findall("".join(BLOCK.findall(PAGES[page]))):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
@@ -59,7 +57,7 @@ def test_page_runs(page, tmp_path, monkeypatch):
 
 
 def test_pages_that_the_tests_speak_of_exist():
-    for page in {*NEEDS, *SETUP}:
+    for page in SETUP:
         assert BLOCK.search(PAGES[page])
 
 
