@@ -1,6 +1,5 @@
-"""The ten tasks of docs/coming_from.md run, and evenflow's code is no longer than a peer's unless the page says so."""
+"""The tasks of docs/coming_from.md run, in evenflow and in each library that is installed."""
 
-import ast
 import importlib
 import pathlib
 import re
@@ -13,24 +12,6 @@ TASKS = {part.partition("\n")[0]: BLOCK.findall(part)
          for part in re.split(r"^### ", TEXT.partition("\n## Calls\n")[0], flags=re.M)}
 """Title of a task -> (library, code) of its blocks; those before the first task are data."""
 PEERS = ["flowjax", "zuko", "nflows", "normflows"]
-LONGER = {"Inside torch", "Inside JAX"}
-"""Tasks of which the page says that a peer, written in torch or JAX, is shorter."""
-
-
-def lines(code):
-    """Lines that are not blank."""
-    return sum(bool(line.strip()) for line in code.splitlines())
-
-
-def concepts(code):
-    """What is imported, and the functions, classes and methods that are called."""
-    found = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            found.update(name.name for name in node.names)
-        elif isinstance(node, ast.Call):
-            found.add(node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func))
-    return len(found)
 
 
 def run(library, task, code, names):
@@ -64,12 +45,3 @@ def test_blocks_run(library, tmp_path, monkeypatch):
                     left.append(task)
     if left:
         pytest.skip(f"needs torch or jax: {', '.join(left)}")
-
-
-def test_ten_tasks_none_of_them_longer_than_elsewhere():
-    tasks = {task: dict(found) for task, found in TASKS.items() if "evenflow" in dict(found)}
-    assert len(tasks) == 10
-    for task, blocks in tasks.items():
-        ours, peers = blocks["evenflow"], [code for library, code in blocks.items() if library in PEERS]
-        longer = any(count(ours) > min(map(count, peers)) for count in (lines, concepts))
-        assert longer == (task in LONGER), task

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import _core
 
 BUILT = os.environ.get("EVENFLOW_EMULATED_BUILT", "")  # a folder of a build with EVENFLOW_TESTS
 CUDA, CUDA_MANAGED = 2, 13
@@ -125,10 +124,6 @@ def of_capsule(capsule):
                                "__dlpack__": lambda self, stream, max_version: capsule})()
 
 
-def emulated():
-    return "emulated" in os.environ.get("EVENFLOW_CUDA_LIBRARY", "")
-
-
 @pytest.fixture
 def flow(glow, images, gpu):
     flow = glow(device=gpu, classes=3, class_weight=0.1, seed=2)
@@ -174,16 +169,6 @@ def test_calls(flow, images, how, whole_levels):
 
 
 @pytest.mark.any_device
-def test_signs_in_a_flag(table_flow, table):
-    """As torch has them; without the flag DLPack would give the wrong ones."""
-    class Flagged(Lender):
-        def resolve_neg(self):
-            return Lender(-self.values)
-
-    same(table_flow.log_prob(Flagged(-table)), table_flow.log_prob(table))
-
-
-@pytest.mark.any_device
 @pytest.mark.parametrize("name", ["backward", "inverse_backward"])
 def test_gradients(table_flow, table, name):
     rng, call = np.random.default_rng(0), getattr(table_flow, name)
@@ -214,18 +199,6 @@ def test_training(glow, images, gpu):
 
 
 @pytest.mark.any_device
-def test_results_go_in_again(table_flow, table):
-    """A whole way on the GPU, in pieces too."""
-    z, logdet = table_flow.forward(Lender(table))
-    x, back = table_flow.inverse(z)
-    np.testing.assert_allclose(x, table, rtol=1e-8)
-    np.testing.assert_allclose(back, -np.asarray(logdet), rtol=1e-8)
-    same(table_flow.inverse(z[3:7])[0], np.asarray(x[3:7]))
-    for part, wanted in ((z[190:], z[190:200]), (z[-10:], z[190:200]), (z[5:300], z[5:200])):
-        assert np.array_equal(part, wanted) and part.shape[0] == len(part) > 0
-
-
-@pytest.mark.any_device
 def test_blocks(table_flow, table, block_of):
     calls = table_flow.log_prob, table_flow.forward, table_flow.log_prob_and_grad
     whole, samples = [call(table) for call in calls], table_flow.sample(200, seed=5)
@@ -245,16 +218,6 @@ def test_samples(flow):
         same(call(3, device="cuda", **how), call(3, **how))
     with pytest.raises(ef.DeviceError, match="'cpu' or the model's, 'cuda', got 'tpu'"):
         flow.sample(3, device="tpu", label=0)
-
-
-@pytest.mark.any_device
-def test_the_lender_orders_its_work_before(flow, images):
-    _, stream = _core.gpu_and_stream("cuda")
-    assert stream > 2  # 0, 1 and 2 have meanings of their own
-    for versioned, versions in ((True, {"max_version": (1, 0)}), (False, {})):
-        lender = Lender(images[0], versioned)
-        flow.log_prob(lender, label=0)
-        assert lender.asked == [(stream, versions)] and lender.given_back == 1
 
 
 ONES = np.ones((3, 4, 4, 2), np.float32)
@@ -294,19 +257,6 @@ def test_what_can_not_be_taken(flow, lender, error, text):
             call(lender, label=0)
     assert lender.given_back == len(lender.kept)  # whatever was taken
     assert np.array_equal(flow.params, before)
-
-
-@pytest.mark.any_device
-def test_strange_capsules(flow):
-    for wrong in (None, 3, python.PyCapsule_New(16, b"a name", None)):
-        with pytest.raises(TypeError, match="expected a DLPack capsule from __dlpack__, got"):
-            flow.log_prob(of_capsule(wrong), label=0)
-    lender = Lender(ONES)
-    once = of_capsule(lender.__dlpack__())
-    flow.log_prob(once, label=0)
-    with pytest.raises(TypeError, match="used_dltensor_versioned"):
-        flow.log_prob(once, label=0)
-    assert lender.given_back == 1
 
 
 @pytest.mark.any_device
@@ -364,128 +314,12 @@ def test_what_other_libraries_get(table_flow, version, name):
 
 
 @pytest.mark.any_device
-def test_as_numpy(table_flow):
-    x = table_flow.sample(5, seed=1, device="cuda")
-    assert np.asarray(x, np.float32).dtype == np.float32
-    with pytest.raises(ValueError, match="expected copy=None or True"):
-        x.__array__(copy=False)
-    for wrong, text in ((slice(None, None, 2), "expected a slice of rows of step 1, got slice"),
-                        (slice(None, None, -1), "got slice"), (0, None)):
-        with pytest.raises(TypeError, match=text):
-            x[wrong]
-
-
-@pytest.mark.any_device
 def test_lifetime(table_flow):
     """An array outlives whoever made it, as long as anybody holds it."""
     wanted = table_flow.log_prob(table_flow.sample(50, seed=1))
     borrower = of_capsule(table_flow.sample(50, seed=1, device="cuda").__dlpack__(max_version=(1, 0)))
     gc.collect()
     assert np.array_equal(table_flow.log_prob(borrower), wanted)
-
-
-def mappings():
-    return len(pathlib.Path("/proc/self/maps").read_text().splitlines())
-
-
-@pytest.mark.any_device
-def test_memory_goes_back(table_flow):
-    if not emulated():
-        pytest.skip("only the emulated device maps every array by itself")
-
-    def use(how):
-        x = table_flow.sample(50, device="cuda")
-        capsules = [x.__dlpack__(), x.__dlpack__(max_version=(1, 0))]
-        rows = x[:3]
-        del x
-        if how == "deleters":
-            for delete in [take(capsule) for capsule in capsules]:
-                delete()
-        return rows if how == "rows" else None
-
-    for how in ("capsules that nobody takes", "deleters", "rows"):
-        use(how)
-        before = mappings()
-        for _ in range(20):
-            use(how)
-        assert mappings() <= before + 2
-        kept = [use(how) for _ in range(20)]
-        assert (mappings() >= before + 20) == (how == "rows")
-        del kept
-    flow = ef.NICE(4, couplings=1, hidden=(4,), device="cuda")
-    delete = take(flow.device_params.__dlpack__())
-    before = mappings()
-    del flow
-    gc.collect()
-    assert mappings() >= before - 2  # its parameters are there
-    delete()
-    gc.collect()
-    assert mappings() < before
-
-
-@pytest.mark.any_device
-def test_parameters(table_flow, table):
-    table_flow.loss_and_grad(table)
-    for there, here in ((table_flow.device_params, table_flow.params), (table_flow.device_grads, table_flow.grads)):
-        same(there, here)
-        assert address(there) == here.ctypes.data
-
-
-def torch_place(device, monkeypatch):
-    """Where torch's tensors for a flow on `device` are; those on the CPU pass for the emulated one's then."""
-    torch = pytest.importorskip("torch")
-    from evenflow import torch as bridge
-    from evenflow.torch import operators as operators
-    if device == "cpu":
-        return torch.device("cpu")
-    if not emulated():
-        if not torch.cuda.is_available():
-            pytest.skip("needs a torch with CUDA")
-        return torch.device("cuda", 0)
-
-    for name in ("values", "grads"):
-        monkeypatch.setattr(_core.Flow64, f"device_{name}", property(lambda core, name=name: getattr(core, name)))
-    monkeypatch.setattr(bridge, "device_of", lambda flow: torch.device("cpu"))
-    monkeypatch.setattr(operators, "from_dlpack", lambda x: torch.from_numpy(np.asarray(x)))
-    monkeypatch.setattr(operators, "_array", lambda x: Lender(np.ascontiguousarray(x.detach())))
-    monkeypatch.setattr(operators, "_wait", lambda flow: None)
-    return torch.device("cpu")
-
-
-@pytest.mark.any_device
-def test_torch_module(glow, images, gpu, monkeypatch):
-    """Values, gradients and a step of torch's optimiser, against those on the CPU."""
-    torch = pytest.importorskip("torch")
-    from evenflow.torch import FlowModule
-    x, labels = images
-    results = []
-    for device in ("cpu", gpu):
-        place = torch_place(device, monkeypatch)
-        flow = glow(device=device, classes=3, seed=2, dtype="float64")
-        flow.init(x)
-        flow.grads[:] = 3
-        module = FlowModule(flow, channels="first")
-        optimizer = torch.optim.SGD(module.parameters(), lr=1e-7)
-        data = torch.from_numpy(x).permute(0, 3, 1, 2).to(place)
-        label = torch.from_numpy(labels).to(place)
-        found = [module.sample(3, seed=4, label=label[:3])]
-        for step in range(2):
-            floats = (data + 0.25).requires_grad_()
-            z, logdet = module(floats, label=label)
-            back, _ = module.inverse(z.detach(), label=label)
-            losses = [module.loss(data, seed=step, label=label), -module.log_prob(data, seed=step, label=label).mean(),
-                      (z * z.detach()).mean() + logdet.mean(), (back * back.detach()).mean()]
-            optimizer.zero_grad()
-            sum(losses).backward()
-            found += [z, logdet, back, floats.grad, *losses, *(p.grad.clone() for p in module.parameters())]
-            optimizer.step()
-        assert all(tensor.device == place for tensor in found)
-        if place.type == "cuda":
-            torch.cuda.synchronize()
-        assert (flow.grads == 3).all()
-        results.append([*(tensor.detach().cpu().numpy() for tensor in found), flow.params.copy()])
-    for here, there in zip(*results, strict=True):
-        np.testing.assert_allclose(there, here, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.any_device

@@ -72,24 +72,6 @@ def test_actnorm_outputs_are_standardised_after_init():
     assert np.abs(z.std(0) - 1).max() < 1e-5  # Glow's 1e-6 beside the standard deviation
 
 
-def test_a_row_of_odd_images_is_the_same_in_any_batch():
-    """The colours of a checkerboard begin anew with each image."""
-    x = np.random.default_rng(0).uniform(0, 256, (8, 3, 3, 1))
-    flow = ef.RealNVP((3, 3, 1), levels=1, base_dim=4, residual_blocks=1, dtype="float64")
-    flow.init(x)
-    flow.params[:] += np.random.default_rng(1).normal(0, 0.1, flow.params.shape)
-    alone = np.concatenate([flow.log_prob(x[i:i + 1]) for i in range(8)])
-    np.testing.assert_allclose(flow.log_prob(x), alone, rtol=1e-12)
-
-
-def test_every_value_of_odd_images_is_taken():
-    """Nine values, where noise comes by four."""
-    x = np.random.default_rng(0).integers(0, 256, (8, 3, 3, 1), np.uint8)
-    flow = ef.RealNVP((3, 3, 1), levels=1, base_dim=4, residual_blocks=1, dtype="float64")
-    flow.init(x)
-    assert np.array_equal(np.rint(flow.decode(flow.encode(x))), x)
-
-
 def test_noise_is_of_every_bit_of_a_seed_and_of_a_rows_number(moons):
     flow, many = moons[0], 2**32
     rows = flow.sample(4, seed=5, first=many - 2)
@@ -114,17 +96,6 @@ def test_the_density_of_a_row_does_not_depend_on_its_batch(dims, hidden, dtype):
     flow.init(x)
     flow.params[:] += (0.1 * rng.standard_normal(flow.params.size)).astype(dtype)  # last layers start at zero
     assert np.array_equal(flow.log_prob(x), [flow.log_prob(row[None])[0] for row in x])
-
-
-def test_rebuilding_gives_the_gradients_of_keeping(trained_glow):
-    flow, images = trained_glow
-    grads = []
-    for budget in (0, 1 << 40):
-        flow.zero_grad()
-        flow.loss_and_grad(images[:64], seed=0, activation_budget=budget)
-        assert not flow.last_step["fallback"]
-        grads.append(flow.grads.copy())
-    assert np.abs(grads[0] - grads[1]).max() < 1e-5 * np.abs(grads[1]).max()
 
 
 def test_memory_of_a_step_is_flat_in_depth():
@@ -169,40 +140,6 @@ def test_samples_of_a_trained_model_have_its_entropy(moons):
     assert abs(drawn.mean() - (np.exp(log_prob) * log_prob).sum() * area) < 4 * error
 
 
-def test_shape_property_round_trip():
-    rng = np.random.default_rng(4)
-    for _ in range(12):
-        levels = int(rng.integers(1, 3))
-        h, w = (int(v) * 2**levels for v in rng.integers(1, 4, 2))
-        c, n = int(rng.integers(1, 4)), int(rng.integers(1, 5))
-        flow = ef.Glow((h, w, c), levels=levels, steps=2, hidden=5, dtype="float64", seed=1)
-        flow.init(rng.uniform(0, 256, (16, h, w, c)))
-        x = rng.uniform(0, 256, (n, h, w, c))
-        z, logdet = flow.forward(x)
-        back, inverse_logdet = flow.inverse(z)
-        assert np.abs(back - x).max() < 1e-9
-        assert np.abs(logdet + inverse_logdet).max() < 1e-9
-
-
-@pytest.mark.parametrize("n", [1, 139, 141, 300, 2500])
-def test_a_batch_taken_tile_by_tile_has_the_gradient_of_its_rows(n):
-    flow = plain_table(3, couplings=4, hidden=(16,), dtype="float64", preprocess="none", permutation="lu")
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((n, 3))
-    flow.init(rng.standard_normal((50, 3)))
-    flow.params[:] += 0.1 * rng.standard_normal(flow.params.size)
-    loss, grads = 0.0, np.zeros_like(flow.grads)
-    for i in range(0, n, 50):  # each smaller than a tile
-        flow.zero_grad()
-        part = x[i:i + 50]
-        loss += flow.loss_and_grad(part) * len(part) / n
-        grads += flow.grads * len(part) / n
-    flow.zero_grad()
-    assert abs(flow.loss_and_grad(x) - loss) < 1e-12 * abs(loss)
-    assert np.abs(flow.grads - grads).max() < 1e-12 * np.abs(grads).max()
-    assert np.abs(flow.log_prob(x) - np.concatenate([flow.log_prob(x[i:i + 1]) for i in range(n)])).max() == 0
-
-
 def test_bfloat16_nets_keep_the_likelihood_the_inverse_and_the_file(tmp_path):
     images = ef.data.load("digits").train[:400]
     flows = {}
@@ -234,15 +171,6 @@ def test_dead_units_leave_no_denormal_moments():
         optimizer.step()
     for moment in optimizer.moments():
         assert not ((moment != 0) & (np.abs(moment) < np.finfo(np.float32).tiny)).any()
-
-
-def test_a_log_det_is_that_of_the_sample_alone():
-    x = np.random.default_rng(0).integers(0, 256, (50, 2, 6, 1)).astype(np.uint8)
-    flow = ef.Glow((2, 6, 1), levels=1, steps=2, hidden=4, dtype="float64", seed=0)
-    flow.init(x)
-    # Twelve pixels: a pixel's constant times their number rounds, or does not where the sum that follows is fused.
-    for rows in (1, 3, 9, 17):
-        assert len(set(flow.forward(np.repeat(x[:1], rows, 0))[1])) == 1
 
 
 @pytest.mark.parametrize("context", [0, 2])

@@ -245,12 +245,6 @@ def test_images_out_of_their_levels_are_refused(images, bits):
         assert flow.initialized
 
 
-def test_images_of_one_bit_lie_in_0_1(images):
-    flow = ef.Glow((4, 4, 2), levels=1, steps=1, hidden=4, bits=1)
-    flow.init((images[0] > images[0].mean()).astype(np.float32))
-    assert flow.initialized
-
-
 # Columns by name
 
 @pytest.fixture
@@ -379,28 +373,3 @@ def test_ctrl_c_ends_a_long_call():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def test_what_a_cell_shows(table, real_nvp):
-    """A notebook shows the value that a cell ends with."""
-    flow = real_nvp()
-    history = flow.fit(table, valid=table[:50], epochs=2)
-    assert history == list(history) and len(history) == 2
-    assert repr(history).startswith("History: 2 epochs, ") and repr(history).count("\n") == 0
-    assert repr(pickle.loads(pickle.dumps(history))) == repr(history)
-    assert repr(flow.verify(table)).startswith("ok: ")
-
-
-@pytest.mark.parametrize("x, text", [
-    (np.full((3, 4, 4, 1), 0.5), r"these images lie in \[0, 1\], but a model of 4 bits expects levels 0 ... 15"),
-    (np.linspace(0, 255, 48).reshape(3, 4, 4, 1), "expected image levels in 0 ... 16, got values in 0 ... 255"),
-    (np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1) % 16, r"these pixels lie in 0 ... 15, .*; pass 16 \* x, or floats")])
-def test_images_in_other_units(x, text):
-    """A fit refuses them; a density may be asked for at any place, so it warns."""
-    flow = ef.NICE((4, 4, 1), bits=4, couplings=2, hidden=(4,))
-    with pytest.raises(ef.ConfigError, match=text):
-        flow.fit(x, epochs=1)
-    flow.init(np.arange(0, 240, 5, np.uint8).reshape(3, 4, 4, 1))
-    for call in ("log_prob", "bits_per_dim"):
-        with pytest.warns(ef.DataWarning, match=rf"\[{call}\] {text}"):
-            getattr(flow, call)(x)

@@ -17,7 +17,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from parameters import assert_same, values  # noqa: E402
-from plain import plain_table  # noqa: E402
 
 import evenflow as ef  # noqa: E402
 from evenflow.torch import FlowModule  # noqa: E402
@@ -106,17 +105,6 @@ def test_copies_have_all_of_a_module(flow, x, duplicate):
     assert torch.equal(module.log_prob(x), before) and not torch.equal(twin.log_prob(x), before)
 
 
-def test_moves_are_of_what_is_not_the_flows(flow, x):
-    module = Extended(flow)
-    module.head.float()
-    names = list(module.state_dict())
-    assert module.double().head.weight.dtype == torch.float64 and list(module.state_dict()) == names
-    with pytest.raises(TypeError, match="expected the model's own memory, torch.float64 on cpu"):
-        module.float()
-    assert {value.dtype for value in module.state_dict().values()} == {torch.float64}
-    module.to(memory_format=torch.channels_last).log_prob(x)
-
-
 def test_compiled_losses_update_running_statistics(batch_norm, x):
     eager, unused = copy.deepcopy(batch_norm), copy.deepcopy(batch_norm)
 
@@ -151,21 +139,6 @@ def test_a_compiled_graph_ends_with_the_loss_of_batch_norm(batch_norm, x, second
 
     with pytest.raises(ef.ConfigError, match="got others .* a change of them earlier in the same compiled graph"):
         both(x)
-
-
-@pytest.mark.parametrize("call", ["sample", "log_prob"])
-def test_a_compiled_graph_ends_with_an_update(flow, x, call):
-    module = FlowModule(flow)
-
-    @torch.compile(backend="aot_eager", fullgraph=True)
-    def update_and_call(x):
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter += 0.05
-            return module.sample(2) if call == "sample" else module.log_prob(x)
-
-    with pytest.raises(ef.ConfigError, match="got others .* a change of them earlier in the same compiled graph"):
-        update_and_call(x)
 
 
 def test_a_loss_of_batch_norm_between_a_call_and_its_backward_is_refused(batch_norm, x):
@@ -210,17 +183,6 @@ def test_forward_mode_is_refused(flow, x, name):
         return torch.func.jvp(lambda factor: call(outer) * factor, (torch.ones(()),), (torch.ones(()),))[1]
     with refused:
         torch.func.jvp(inner, (x,), (tangent,))
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")  # of torch itself
-def test_a_tangent_of_a_gradient_is_refused(flow, x):
-    forward_ad = torch.autograd.forward_ad
-    module, x = FlowModule(flow), x.requires_grad_()
-    with forward_ad.dual_level():
-        weights = forward_ad.make_dual(torch.ones(20).double(), torch.ones(20).double())
-        torch.autograd.grad(module.log_prob(x), x, torch.ones(20).double())
-        with pytest.raises(NotImplementedError, match="second derivatives"):
-            torch.autograd.grad(module.log_prob(x), x, weights)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -301,68 +263,6 @@ def test_losses_of_rows(flow, batch_norm, x, backend):
         assert_same(again.flow, values(moments.flow))
         for parameter, other in zip(again.parameters(), moments.parameters()):
             np.testing.assert_allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-12)
-
-
-def test_losses_of_rows_that_are_refused(flow, x):
-    module = FlowModule(flow)
-    with pytest.raises(ef.ConfigError, match='expected no sample_weight with reduction="none"'):
-        module.loss(x, sample_weight=torch.ones(20), reduction="none")
-    with pytest.raises(ef.ConfigError, match="expected reduction mean or none|reduction"):
-        module.loss(x, reduction="sum")
-    weights = torch.ones(20)
-    weights[3] = -0.5
-    with pytest.raises(ef.ConfigError, match=r"\[loss\] expected weights >= 0 .* got -0.5; use log_prob"):
-        (weights * module.loss(x, reduction="none")).sum().backward()
-    (weights * torch.nan * module.loss(x, reduction="none")).sum().backward()
-    assert all(p.grad.isnan().all() for p in module.parameters())
-
-
-def test_dropout_in_a_loss_draws_anew(table):
-    flow = ef.CouplingFlow(3, couplings=2, hidden=(8, 8), dropout=0.5, seed=0)
-    flow.init(table)
-    rng = np.random.default_rng(0)
-    flow.params[:] += 0.1 * rng.standard_normal(len(flow.params)).astype(flow.params.dtype)
-    module, x = FlowModule(flow), torch.from_numpy(table.astype(np.float32))
-    torch.manual_seed(0)
-    first, second = module.loss(x), module.loss(x)
-    torch.manual_seed(0)
-    assert module.loss(x) == first != second
-    assert module.loss(x, seed=3).item() == flow.loss_and_grad(table.astype(np.float32), seed=3)
-
-
-def test_weights_that_are_refused(flow, x):
-    module, ones = FlowModule(flow), torch.ones(20, dtype=torch.bfloat16)
-    assert module.loss(x, sample_weight=ones) == module.loss(x)
-    for bad, error, text in ((-ones, ef.ConfigError, "sample_weight >= 0, got -1 for row 0"),
-                             (ones[:3], ef.ShapeError, r"sample_weight of shape \(20,\), got \(3,\)"),
-                             (ones / 0, ef.NumericError, "finite numbers in sample_weight"),
-                             ([1.0], ef.ShapeError, r"\[loss\] expected sample_weight of shape"),
-                             ("heavy", TypeError, r"\[loss\]"),
-                             (ones.clone().requires_grad_(), ef.ConfigError, "sample_weight without requires_grad")):
-        with pytest.raises(error, match=text):
-            module.loss(x, sample_weight=bad)
-
-
-def test_names_of_the_flows_tensors_are_taken(flow, x):
-    """An attribute in their place would take them out of state_dict, or out of an optimiser's reach."""
-    module = FlowModule(flow)
-    before = list(module.state_dict())
-    for name in ("preprocess", "coupling0"):
-        for value in (torch.nn.Linear(3, 3), None, 2):
-            with pytest.raises(ef.ConfigError, match=rf"\[FlowModule\] expected another name than {name} for an attr"):
-                setattr(module, name, value)
-    module.context = torch.nn.Linear(2, 2)  # this flow has none
-    assert list(module.state_dict()) == [*before, "context.weight", "context.bias"]
-
-    class Method(FlowModule):
-        def preprocess(self, x):
-            return x
-
-    with pytest.raises(KeyError, match="attribute 'preprocess' already exists"):
-        Method(flow)
-    again = copy.deepcopy(module)
-    with pytest.raises(ef.ConfigError, match="another name"):
-        again.coupling0 = None
 
 
 def test_saved_tensors_may_be_copies(flow, x):
@@ -447,28 +347,6 @@ def test_samples_are_torchs(flow, backend):
         assert module.sample(3).shape == (3, 3)
 
 
-def test_a_compiled_step_takes_any_seed(trained_images):
-    module, images = trained_images
-    graphs = []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    step = torch.compile(lambda x, seed: module.loss(x, seed=seed), backend=count, fullgraph=True)
-    assert all(step(images, seed) == module.loss(images, seed=seed) for seed in range(9))
-    draw = torch.compile(lambda t, seed: module.sample(3, temperature=t, seed=seed), backend=count, fullgraph=True)
-    assert all(torch.equal(draw(0.5 + seed / 9, seed), module.sample(3, temperature=0.5 + seed / 9, seed=seed)) for seed in range(9))
-    assert len(graphs) <= 4  # a number, then any
-
-
-def test_no_derivative_of_the_gradient_of_the_loss(flow, x):
-    """Its gradient is a constant for torch, which would take the derivative for zero."""
-    module = FlowModule(flow)
-    with pytest.raises(NotImplementedError, match="second derivatives of a flow are not offered"):
-        torch.autograd.grad(module.loss(x), list(module.parameters()), create_graph=True)
-
-
 def test_gradients_that_are_not_finite_go_through(flow, x):
     """So that a GradScaler finds them, skips the step and lowers its scale."""
     module = FlowModule(flow)
@@ -495,17 +373,6 @@ def test_modules_made_in_inference_mode_train(flow, x):
                            torch.cat([torch.from_numpy(other.flow.named_parameters()[name].ravel())
                                       for name, _ in other.named_parameters()]))
         assert not np.array_equal(other.flow.params, module.flow.params)
-
-
-@pytest.mark.parametrize("base, spread", [("gaussian", 1.0), ("logistic", math.pi / math.sqrt(3))])
-def test_base_sample(base, spread):
-    module = FlowModule(plain_table(2, base=base, dtype="float64"))
-    torch.manual_seed(0)
-    z = module.base_sample(100_000)
-    assert z.dtype == torch.float64 and z.shape == (100_000, 2)
-    torch.testing.assert_close(z.std(0), torch.full((2,), spread, dtype=torch.float64), rtol=0.01, atol=0)
-    with pytest.raises(ef.ConfigError, match=r"\[base_sample\] expected n >= 0"):
-        module.base_sample(-1)
 
 
 @pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="torch has no such tag")
