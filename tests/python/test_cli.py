@@ -236,8 +236,8 @@ def test_pictures_that_can_not_be_drawn(tmp_path, capsys, monkeypatch, images):
     (["info", "no\nfile"], "no\\nfile"),
     (["sample", "RUN", "--label", "3"], "the model has no classes"),
     (["sample", "RUN", "--out", "s.gif"], ".png or .npy"),
-    (["train", "mixed.csv"], "mixed.csv, line 3, column 'b': 'x' is not a number"),
-    (["train", "ragged.csv"], "ragged.csv, line 3: expected 2 cells, got 1"),
+    (["train", "mixed.csv"], "mixed.csv, row 1, column 'b': 'x' is not a number"),
+    (["train", "ragged.csv"], "ragged.csv, row 1, column 'b': missing value"),
     (["train", "cut.csv.gz"], "cut.csv.gz: this CSV file can't be read"),
     (["train", "nothing"], "nothing: there are no pictures"),
     (["train", "file"], "the name must end in"),
@@ -286,14 +286,9 @@ def test_help(command, capsys):
 
 
 def test_numeric_failure_is_1(tmp_path, capsys):
-    x = np.random.default_rng(0).standard_normal((100, 2))
-    x[37, 1] = np.nan
-    np.save(tmp_path / "x.npy", x)
     (tmp_path / "constant.csv").write_text("a,b\n" + "1,2\n3,2\n" * 9)
-    for name, word in (("x.npy", "x.npy, row 37, column 1: missing value (nan)"),
-                       ("constant.csv", "varying column")):
-        assert main(["train", str(tmp_path / name), "--out", str(tmp_path / "run"), "--quiet"]) == 1
-        assert word in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert main(["train", str(tmp_path / "constant.csv"), "--out", str(tmp_path / "run"), "--quiet"]) == 1
+    assert "varying column" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 # Where output goes

@@ -398,7 +398,7 @@ def test_score_with_reference(runs, tmp_path, capsys):
     (["edit", "glow", "--positive", *"0123456789"], "with and without"),
     (["inpaint", "table"], "no pixels"),
     (["inpaint", "glow", "--steps", "0"], "--steps >= 1"),
-    (["score", "table", "bad.csv", "--columns", "a"], "line 3, column 'a'"),
+    (["score", "table", "bad.csv", "--columns", "a"], "row 1, column 'a'"),
     (["score", "table", "--reference"], "name DATA to score"),
     (["score", "table", "t.csv", "--out", "s.parquet"], ".npy or .csv"),
 ])
@@ -424,7 +424,7 @@ def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypa
     np.save(tmp_path / "x.npy", x)
     (tmp_path / "s.npy").write_text("old")
     assert main(["score", str(runs / "table"), str(tmp_path / "x.npy"), "--out",
-                 str(tmp_path / "s.npy")]) == 1
+                 str(tmp_path / "s.npy")]) == 2
     assert "row 777, column 1: missing value" in capsys.readouterr().err
     assert (tmp_path / "s.npy").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
 

@@ -270,7 +270,7 @@ def test_values_that_are_not_finite(tmp_path, value, word):
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "x.npz", x=np.zeros((5, 2)), context=x)
     for name, of in (("x.npy", ""), ("x.npz", " of the context")):
-        with pytest.raises(ef.NumericError, match=f"{name}, row 3, column 1{of}: {word}"):
+        with pytest.raises(ef.IoError, match=f"{name}, row 3, column 1{of}: {word}"):
             ef.data.load(tmp_path / name)
 
 

@@ -91,31 +91,42 @@ def test_blocks(tmp_path, parquet, monkeypatch, cells, ending):
         blocks = [x for x, *_ in read_rows(path, columns=["a", "b"])]
         assert np.array_equal(np.concatenate(blocks), data.train) and len(blocks) == -(-51 // max(1, cells // 3))
     write(None if ending == "parquet" else "NA")
-    where = "row 50" if ending == "parquet" else "line 52"
-    with pytest.raises(ef.IoError, match=f"t.{ending}, {where}, column 'b': missing value"):
+    with pytest.raises(ef.IoError, match=f"t.{ending}, row 50, column 'b': missing value") as error:
         ef.data.load(path, label="kind")
+    assert (error.value.row, error.value.column) == (50, "b")
 
 
 @pytest.mark.parametrize("text, word", [
     ("", ": the file is empty"),
     ("a,b\n", ": the table has no rows"),
-    ("a,b\n1,2\n3,?\n", r", line 3, column 'b': missing value \(\?\); fill it in, remove the row, or leave out"),
-    ("a,1\n2,3\n", ", line 1, column '0': 'a' is not a number"),
-    ("a,b\n1,2\n\n3,\n", r", line 4, column 'b': missing value \(an empty cell\)"),
-    ("a,b\n1,2\n3,nan\n", r", line 3, column 'b': missing value \(nan\)"),
-    ("a,b\n1,2\n3\n", ", line 3: expected 2 cells, got 1"),
-    ("a,b\n1,2,\n", ", line 2: expected 2 cells, got 3"),
+    ("a,b\n1,2\n3,?\n", r", row 1, column 'b': missing value \(\?\); fill it in, remove the row, or leave out"),
+    ("a,1\n2,3\n", ", row 0, column '0': 'a' is not a number"),
+    ("a,b\n1,2\n\n3,\n", r", row 1, column 'b': missing value \(an empty cell\)"),
+    ("a,b\n1,2\n3,nan\n", r", row 1, column 'b': missing value \(nan\)"),
+    ("a,b\n1,2\n3\n", r", row 1, column 'b': missing value \(an empty cell\)"),
+    ("a,b\n1,2,\n", ": this CSV file can't be read: expected 2 cells in each row, got more"),
+    ("a,b\n1,2\n3,4,5\n", ": this CSV file can't be read: .*Expected 2 fields in line 2, saw 3"),
     ("a,a\n1,2\n", ": two columns have the same name"),
     ('a,b\n1,"2\n', ": this CSV file can't be read"),
-    ("a,b\n1,-inf\n", ", line 2, column 'b': -inf is not finite"),
-    ("a,b\n1,1_000\n", ", line 2, column 'b': '1_000' is not a number"),
-    ('\ufeff"a","b"\n"1","2"\n"3\n","x"\n', ", line 4, column 'b': 'x' is not a number"),
-    ("a,b\n1,\0\n", r": this CSV file can't be read|, line 2, column 'b': '\\x00' is not a number"),
+    ("a,b\n1,-inf\n", ", row 0, column 'b': -inf is not finite"),
+    ("a,b\n1,1_000\n", ", row 0, column 'b': '1_000' is not a number"),
+    ('\ufeff"a","b"\n"1","2"\n"3\n","x"\n', ", row 1, column 'b': 'x' is not a number"),
+    ("a,b\n1,\0\n", r": this CSV file can't be read|, row 0, column 'b': '\\x00' is not a number"),
 ])
 def test_broken_csv(tmp_path, text, word):
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ef.IoError, match=f"t.csv{word}"):
         ef.data.load(tmp_path / "t.csv")
+
+
+def test_missing_values_are_counted(tmp_path, monkeypatch):
+    """Over all rows, also behind the block that has the first."""
+    monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", 6)
+    (tmp_path / "t.csv").write_text("a,b,kind\n1,2,x\n?,,x\n3,4,\n5,oops,y\n5,NA,y\n")
+    with pytest.raises(ef.IoError) as error:
+        ef.data.load(tmp_path / "t.csv", label="kind")
+    assert (error.value.row, error.value.column) == (1, "a")
+    assert str(error.value).endswith("; 4 of 5 rows have such values: 1 in column 'a', 3 in column 'b', 1 in column 'kind'")
 
 
 @pytest.mark.parametrize("name, content", [("t.csv", "a,b\n1,2\n".encode("utf-16")), ("t.csv.gz", b"not gzip")])
@@ -137,8 +148,8 @@ def test_numbers_of_parquet(parquet):
     (dict(a=[np.inf]), {}, ", row 0, column 'a': inf is not finite"),
     (dict(a=["1", "2"]), {}, ": column 'a' holds string, not numbers"),
     (dict(a=[True]), {}, ": column 'a' holds bool, not numbers"),
-    (dict(a=[1.0], w=[-1]), dict(weight="w"), ", row 0, column 'w': the weight -1 is negative"),
-    (dict(a=[1.0], k=[None]), dict(label="k"), ", row 0, column 'k': the class is missing"),
+    (dict(a=[1.0], w=[-1]), dict(weight="w"), ", row 0, column 'w': -1 is negative"),
+    (dict(a=[1.0], k=[None]), dict(label="k"), ", row 0, column 'k': missing value"),
     (dict(a=np.empty(0)), {}, ": the table has no rows"),
 ])
 def test_broken_parquet(parquet, columns, options, word):
@@ -162,6 +173,13 @@ def test_foreign_parquet(parquet):
         with pytest.raises(ef.IoError, match="t.parquet: this Parquet file can't be read") as error:
             ef.data.load(path)
         assert "\n" not in str(error.value)
+
+
+def test_without_pandas(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("1,2\n")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ef.MissingExtra, match=r'pip install "evenflow\[cli\]"'):
+        ef.data.load(tmp_path / "t.csv")
 
 
 def test_without_pyarrow(tmp_path, monkeypatch):

@@ -101,13 +101,13 @@ def test_bad_weights(tmp_path):
             ef.data.load(tmp_path / "t.npz")
     bad[7] = -1
     path = write_csv(tmp_path / "t.csv", weights=bad)
-    with pytest.raises(ef.IoError, match="t.csv, line 9, column 'w': the weight -1 is negative"):
+    with pytest.raises(ef.IoError, match="t.csv, row 7, column 'w': -1.0 is negative"):
         ef.data.load(path, weight="w")
     assert ef.data.load(path).train[7, 2] == -1
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     pandas.read_csv(path).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(ef.IoError, match="t.parquet, row 7, column 'w': the weight -1 is negative"):
+    with pytest.raises(ef.IoError, match="t.parquet, row 7, column 'w': -1.0 is negative"):
         ef.data.load(tmp_path / "t.parquet", weight="w")
     assert ef.data.load(tmp_path / "t.parquet").train[7, 2] == -1
     np.savez(tmp_path / "t.npz", x=X, weight=W[:5])
@@ -226,7 +226,7 @@ def test_a_bad_weight_of_another_table(folder, capsys, tmp_path, monkeypatch):
     bad[500] = -1
     path = write_csv(tmp_path / "t.csv", weights=bad)
     error = answer(capsys, "score", folder / "run", path, "--out", tmp_path / "s.npy", code=2)
-    assert f"[data] {path}, line 502, column 'w': the weight -1 is negative" in error
+    assert f"[data] {path}, row 500, column 'w': -1.0 is negative" in error
     assert not (tmp_path / "s.npy").exists()
 
 

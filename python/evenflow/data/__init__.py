@@ -79,11 +79,10 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None 
     Raises
     ------
     IoError
-        If a file is missing, broken or of another kind. The text says where: the row or line, and the column.
+        If a file is missing, broken or of another kind, or a number of a table is missing or not finite. `row` and
+        `column` say where the first is, the text also how many there are.
     ConfigError
         If there is no such column, or an option doesn't fit the source.
-    NumericError
-        If a number of an array is missing or not finite.
     MissingExtra
         If a reader needs a package that is not installed.
 

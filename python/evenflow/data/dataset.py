@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evenflow._border.checks import number, whole
-from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
+from evenflow.errors import ConfigError, IoError, ShapeError, wrong
 from evenflow._border.rows import Rows
 from evenflow.data.rows import Bordered, Order, bordered, group_of, pick, shuffled
 
@@ -173,8 +175,8 @@ class Dataset:
 
 def checked(path: str, train: np.ndarray | Rows, test: np.ndarray | Rows | None = None,
             **given: ArrayLike | None) -> Dataset:
-    """A file's arrays as a data set. IoError where they don't fit each other, NumericError for a number of a table in
-    memory that is not finite.
+    """A file's arrays as a data set. IoError where they don't fit each other, or for a number of a table in memory
+    that is not finite.
 
     given: train_labels, test_labels, train_context, test_context, train_weight and test_weight.
     """
@@ -208,16 +210,55 @@ def entries(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         raise IoError(f"[data] {os.fspath(path)}: this folder can't be read: {error}") from error
 
 
+class Flaws:
+    """Values of a table that can't be used, counted over its rows, so that one error tells of all."""
+
+    def __init__(self, path: str, of: str = ""):
+        self.path, self.of, self.rows, self.bad_rows = path, of, 0, 0
+        self.counts: dict[str | int, int] = {}
+        self.first: tuple[int, str | int, str] | None = None
+
+    def __bool__(self) -> bool:
+        return self.first is not None
+
+    def add(self, names: Sequence[str | int], bad: NDArray[np.bool_], cells: Any) -> None:
+        """The next rows: which values (n, D) are bad, and the columns' cells as the file has them."""
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            self.first = self.first or (self.rows + row, names[column], complaint(cells[column][row]))
+            for name, count in zip(names, bad.sum(axis=0).tolist()):
+                self.counts[name] = self.counts.get(name, 0) + count
+            self.bad_rows += int(bad.any(axis=1).sum())
+        self.rows += len(bad)
+
+    def refuse(self) -> None:
+        """IoError that names the first, if there are any."""
+        if self.first is None:
+            return
+        row, name, why = self.first
+        more = ", ".join(f"{count} in column {name!r}" for name, count in self.counts.items() if count)
+        all_of_them = "" if sum(self.counts.values()) == 1 else (
+            f"; {self.bad_rows} of {self.rows} rows have such values: {more}")
+        raise wrong(IoError, "data", None, f"{self.path}, row {row}, column {name!r}{self.of}: {why}{all_of_them}", row,
+                    name)
+
+
 def complaint(cell: object) -> str:
-    """What is wrong with a cell or a value that is no finite number, and what to do."""
+    """What is wrong with a cell or a value that no table may have, and what to do."""
     text = str(cell).strip()
     if text.lower() in MISSING:
         return f"missing value ({text or 'an empty cell'}); fill it in, remove the row, or leave out the column"
-    try:
-        float(text.replace("_", "x"))  # Python's 1_000 is no number of a table
-        return f"{text} is not finite"
-    except ValueError:
+    if not is_number(text):
         return f"{text!r} is not a number; leave this column out, by choosing the others as columns, or convert it"
+    return f"{text} is negative" if math.isfinite(float(text)) else f"{text} is not finite"
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell is a number, perhaps an infinite one. Python's 1_000 is none."""
+    try:
+        return "_" not in text and not math.isnan(float(text))
+    except ValueError:
+        return False
 
 
 def _samples(path: str, x: Any) -> tuple[Any, str]:
@@ -241,8 +282,9 @@ def _samples(path: str, x: Any) -> tuple[Any, str]:
 
 
 def _require_finite(path: str, x: np.ndarray, of: str = "") -> None:
-    for row, column in np.argwhere(~np.isfinite(x))[:1]:
-        raise NumericError(f"[data] {path}, row {row}, column {column}{of}: {complaint(x[row, column])}")
+    flaws = Flaws(path, of)
+    flaws.add(range(x.shape[1]), ~np.isfinite(x), x.T)
+    flaws.refuse()
 
 
 def _labels(path: str, y: np.ndarray, n: int) -> NDArray[np.int32]:
@@ -254,7 +296,7 @@ def _labels(path: str, y: np.ndarray, n: int) -> NDArray[np.int32]:
 
 
 def checked_context(path: str, c: np.ndarray, n: int) -> NDArray[np.float64]:
-    """A file's context of n samples as (n, C) float64. IoError; NumericError for a number that is not finite."""
+    """A file's context of n samples as (n, C) float64. IoError."""
     if c.dtype.kind not in "iuf" or c.ndim not in (1, 2) or len(c) != n or 0 in c.shape:
         raise IoError(f"[data] {path}: expected numbers ({n}, C) or ({n},) as context, got {c.dtype} {c.shape}")
     numbers = c.reshape(n, -1).astype(np.float64)

@@ -84,7 +84,7 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
 def read_npz_context(path: str | os.PathLike[str]) -> NDArray[np.float64] | None:
     """Numbers (M, C) of a .npz file's array test_context, context or train_context, the first that it has, or None.
 
-    No other arrays are needed. IoError; NumericError for a number that is not finite.
+    No other arrays are needed. IoError.
     """
     path = file_name("data", path)
     with _npz(path) as file:

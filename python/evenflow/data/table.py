@@ -5,27 +5,26 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import gzip
-import itertools
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow.data.dataset import Dataset, complaint
-from evenflow.errors import ConfigError, IoError
 from evenflow._border.extras import need
+from evenflow.data.dataset import Dataset, Flaws, is_number
+from evenflow.errors import ConfigError, IoError
 
-TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+TABLES = (*CSV, ".parquet")
 DELIMITERS = ",;\t"
-BLOCK_CELLS = 1 << 16
-"""Cells that are in memory as text at once: a few MB."""
-BLANK = ("\n", "\r\n", "\r")
-NOT_PLAIN = '"\0\x1c\x1d\x1e\x1f'
-"""Quotes, and characters that numpy drops beside a number but Python's float() refuses."""
+BLOCK_CELLS = 1 << 18
+"""Cells that are in memory at once: a few MB."""
+Part = tuple[list[NDArray[np.float64]], list[Any], list[str]]
+"""Of consecutive rows: the columns of numbers, NaN where a cell is none; their cells as the file has them; classes."""
 
 
 @dataclass(frozen=True)
@@ -141,22 +140,36 @@ def read_table(path: str, chosen: Columns) -> Dataset:
 
 
 def read_blocks(path: str, chosen: Columns = Columns()) -> Iterator[Block]:
-    """The rows that `read_table` reads, in blocks, so that memory does not grow with the file."""
-    empty = True
-    for block in (_parquet_blocks if _is_parquet(path) else _csv_blocks)(path, chosen):
-        yield block
-        empty = False
-    if empty:
+    """The rows that `read_table` reads, in blocks, so that memory does not grow with the file.
+
+    From the first value on that can't be used the rest is only counted, for an IoError that tells of all.
+    """
+    flaws, rows = Flaws(path), 0
+    with _opened(path) as (there, index, parts):
+        if chosen.columns is None and "" in there:
+            raise IoError(f"[data] {path}: column {there.index('')} has no name; if it is the index of a pandas frame, "
+                          "write the file with index=False, or choose columns")
+        chosen = chosen.among(path, there, index)
+        for numbers, cells, labels in parts(chosen):
+            table = np.column_stack(numbers)
+            bad = ~np.isfinite(table)
+            if chosen.weight is not None:
+                bad[:, -1] |= table[:, -1] < 0
+            if chosen.label is not None:
+                bad, cells = np.column_stack([bad, [cell == "" for cell in labels]]), [*cells, labels]
+            flaws.add(chosen.all, bad, cells)
+            rows += len(table)
+            if not flaws:
+                yield Block(chosen, table, labels)
+    flaws.refuse()
+    if rows == 0:
         raise IoError(f"[data] {path}: the table has no rows")
 
 
 def table_columns(path: str) -> list[str]:
     """The names of a file's columns. IoError."""
-    if _is_parquet(path):
-        with _parquet(path) as file:
-            return list(file.schema_arrow.names)
-    with _csv(path) as (file, delimiter):
-        return _head(path, file, delimiter)[0]
+    with _opened(path) as (names, _, _):
+        return names
 
 
 def number_classes(cells: list[str]) -> tuple[NDArray[np.int32], list[str]]:
@@ -177,197 +190,82 @@ def number_classes(cells: list[str]) -> tuple[NDArray[np.int32], list[str]]:
     return np.array([number[cell] for cell in cells], np.int32), classes
 
 
-def _refuse_bad(path: str, name: str, values: NDArray[np.float64], cells: Any, row: Any, chosen: Columns) -> None:
-    """IoError for the first value of a column that can't be used; `row` says where it is."""
-    bad = ~np.isfinite(values) | ((name == chosen.weight) & (values < 0))
-    for i in np.flatnonzero(bad)[:1]:
-        wrong = f"the weight {values[i]:g} is negative" if np.isfinite(values[i]) else complaint(cells[i])
-        raise IoError(f"[data] {path}, {row(i)}, column {name!r}: {wrong}")
-
-
-def _require_classes(path: str, label: str | None, cells: list[Any], row: Any) -> None:
-    for missing in ("", None):
-        if missing in cells:
-            raise IoError(f"[data] {path}, {row(cells.index(missing))}, column {label!r}: the class is missing; "
-                          "fill it in, or remove the row")
-
-
-# CSV
-
-@contextlib.contextmanager
-def _csv(path: str) -> Iterator[tuple[TextIO, str]]:
-    """A table's file and its delimiter. IoError for what goes wrong in the block."""
-    ending = path.lower()
-    try:
-        with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if ending.endswith(".gz")
-              else open(path, encoding="utf-8-sig", newline="")) as file:
-            first = file.readline()
-            file.seek(0)
-            yield file, "\t" if ending.endswith((".tsv", ".tsv.gz")) else max(DELIMITERS, key=first.count)
-    except IoError:
-        raise
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise IoError(f"[data] {path}: this CSV file can't be read: {error}") from error
-
-
 def is_header(cells: Sequence[str]) -> bool:
     """Whether these are names of columns: none is a number."""
-    return all(np.isnan(_number(cell)) for cell in cells)
-
-
-def _is_default_header(cells: list[str]) -> bool:
-    """Whether a first line is pandas' header of a frame without names, perhaps with its index before them.
-
-    Two columns have none: points in the plane may well begin with 0, 1.
-    """
-    names = cells[1:] if cells[0] == "" else cells
-    return len(cells) > 2 and names == [str(i) for i in range(len(names))]
-
-
-def _head(path: str, file: TextIO, delimiter: str) -> tuple[list[str], int]:
-    """The names of the columns, and how many lines they take, after which the file is read on."""
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    head = next((row for row in reader if row), None)
-    if head is None:
-        raise IoError(f"[data] {path}: the file is empty")
-    names = [cell.strip() for cell in head]
-    if is_header(names) or _is_default_header(names):
-        return names, reader.line_num
-    file.seek(0)
-    return [str(i) for i in range(len(names))], 0
-
-
-def _csv_blocks(path: str, chosen: Columns) -> Iterator[Block]:
-    with _csv(path) as (file, delimiter):
-        names, above = _head(path, file, delimiter)
-        if chosen.columns is None and "" in names:
-            raise IoError(f"[data] {path}: column {names.index('')} has no name; if it is the index of a pandas frame, "
-                          "write the file with index=False, or choose columns")
-        chosen, step = chosen.among(path, names), max(1, BLOCK_CELLS // len(names))
-        while lines := _lines(file, step):
-            block = _plain_block(lines, delimiter, names, chosen)
-            if block is None:
-                # A quoted cell may go on below these lines.
-                reader = csv.reader(itertools.chain(lines, file), delimiter=delimiter, strict=True)
-                rows = list(itertools.islice(((above + reader.line_num, row) for row in reader if row), step))
-                block = _block(path, names, rows, chosen)
-                above += reader.line_num
-            else:
-                above += len(lines)
-            if len(block.table):
-                yield block
-
-
-def _lines(file: TextIO, count: int) -> list[str]:
-    """The next `count` lines that are not blank, with the blank ones between them; fewer at the end."""
-    lines: list[str] = []
-    while count > 0 and (more := list(itertools.islice(file, count))):
-        lines += more
-        count -= len(more) - sum(map(more.count, BLANK))
-    return lines
-
-
-def _plain_block(lines: list[str], delimiter: str, names: list[str], chosen: Columns) -> Block | None:
-    """Lines without quotes, by numpy's reader, which takes a third of the time.
-
-    None where it might read otherwise than cell by cell. That also says what is wrong and where.
-    """
-    rows = [line for line in lines if line not in BLANK]
-    text, between = "".join(rows), len(names) - 1
-    if not rows or any(mark in text for mark in NOT_PLAIN) or any(line.count(delimiter) != between for line in rows):
-        return None
-    try:
-        table = np.loadtxt(rows, delimiter=delimiter, comments=None, ndmin=2,
-                           usecols=[names.index(name) for name in chosen.numbers])
-    except ValueError:
-        return None
-    weights = table[:, -1] if chosen.weight is not None else np.zeros(1)
-    if len(table) != len(rows) or not np.isfinite(table).all() or weights.min() < 0:
-        return None
-    at = -1 if chosen.label is None else names.index(chosen.label)
-    labels = [] if chosen.label is None else [line.split(delimiter)[at].strip() for line in rows]
-    return None if "" in labels else Block(chosen, table, labels)
-
-
-def _block(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: Columns) -> Block:
-    """Rows of cells, each with the number of its line."""
-    for line, row in rows:
-        if len(row) != len(names):
-            raise IoError(f"[data] {path}, line {line}: expected {len(names)} cells, got {len(row)}")
-
-    def cells(name: str) -> list[str]:
-        at = names.index(name)
-        return [row[at].strip() for _, row in rows]
-
-    def place(i: int) -> str:
-        return f"line {rows[i][0]}"
-
-    labels = [] if chosen.label is None else cells(chosen.label)
-    _require_classes(path, chosen.label, labels, place)
-    table = np.empty((len(rows), len(chosen.numbers)))
-    for j, name in enumerate(chosen.numbers):
-        found = cells(name)
-        table[:, j] = [_number(cell) for cell in found]
-        _refuse_bad(path, name, table[:, j], found, place, chosen)
-    return Block(chosen, table, labels)
-
-
-def _number(cell: str) -> float:
-    """As float() reads it, but not Python's 1_000; NaN where there is no number."""
-    try:
-        return float("nan" if "_" in cell else cell)
-    except ValueError:
-        return float("nan")
-
-
-# Parquet
-
-def _is_parquet(path: str) -> bool:
-    return path.lower().endswith(".parquet")
+    return not any(map(is_number, cells))
 
 
 @contextlib.contextmanager
-def _parquet(path: str) -> Iterator[Any]:
-    """A pyarrow.parquet.ParquetFile. IoError for what pyarrow raises in the block; MissingExtra without pyarrow."""
-    parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
+def _opened(path: str) -> Iterator[tuple[list[str], list[str], Callable[[Columns], Iterator[Part]]]]:
+    """(the names of a table's columns, those of pandas' index among them, a reader of the rows). IoError for what goes
+    wrong in the block, since a broken file fails in many ways.
+    """
+    parquet = path.lower().endswith(".parquet")
     try:
-        with parquet.ParquetFile(path) as file:
-            yield file
+        with _open_parquet(path) if parquet else _open_csv(path) as opened:
+            yield opened
     except (IoError, ConfigError, GeneratorExit):
         raise
-    except Exception as error:  # a broken file fails in many ways, not all of them pyarrow's own
-        raise IoError(f"[data] {path}: this Parquet file can't be read: {_line(error)}") from error
+    except Exception as error:
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise IoError(f"[data] {path}: this {'Parquet' if parquet else 'CSV'} file can't be read: {why}") from error
 
 
-def _parquet_blocks(path: str, chosen: Columns) -> Iterator[Block]:
-    with _parquet(path) as file:
-        schema, above = file.schema_arrow, 0
+@contextlib.contextmanager
+def _open_csv(path: str) -> Iterator[tuple[list[str], list[str], Callable[[Columns], Iterator[Part]]]]:
+    ending = path.lower()
+    with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if ending.endswith(".gz")
+          else open(path, encoding="utf-8-sig", newline="")) as file:
+        line = next((line for line in file if line.strip("\r\n")), None)
+        if line is None:
+            raise IoError(f"[data] {path}: the file is empty")
+        delimiter = "\t" if ending.endswith((".tsv", ".tsv.gz")) else max(DELIMITERS, key=line.count)
+        names = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+        # pandas' header of a frame without names, perhaps with its index before them. Two columns have none: points in
+        # the plane may well begin with 0, 1.
+        numbers = names[names[0] == "":]
+        numbered = len(names) > 2 and numbers == [str(i) for i in range(len(numbers))]
+        if not (is_header(names) or numbered):
+            names = [str(i) for i in range(len(names))]
+            file.seek(0)
+        yield names, [], functools.partial(_csv_parts, file, delimiter, names)
+
+
+def _csv_parts(file: TextIO, delimiter: str, names: list[str], chosen: Columns) -> Iterator[Part]:
+    pandas = need("data", "pandas", "pandas", "cli")
+    at = {name: place for place, name in enumerate(names)}
+    # Newer ones are as exact without being asked, and warn of the question.
+    exact = {} if tuple(map(int, pandas.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+    with pandas.read_csv(file, sep=delimiter, header=None, names=range(len(names)), na_filter=False, low_memory=False,
+                         skipinitialspace=True, dtype={} if chosen.label is None else {at[chosen.label]: str},
+                         chunksize=max(1, BLOCK_CELLS // len(names)), **exact) as frames:
+        for frame in frames:
+            if not isinstance(frame.index, pandas.RangeIndex):
+                raise ValueError(f"expected {len(names)} cells in each row, got more")
+            cells = [frame[at[name]] for name in chosen.numbers]
+            numbers = [column if column.dtype.kind in "iuf" else pandas.to_numeric(column.astype(str), errors="coerce")
+                       for column in cells]
+            labels = [] if chosen.label is None else frame[at[chosen.label]].str.strip().tolist()
+            yield [column.to_numpy(np.float64) for column in numbers], [column.array for column in cells], labels
+
+
+@contextlib.contextmanager
+def _open_parquet(path: str) -> Iterator[tuple[list[str], list[str], Callable[[Columns], Iterator[Part]]]]:
+    parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
+    with parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
         # Names of columns; pandas describes an index of evenly spaced numbers instead.
         index = [name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
-        chosen = chosen.among(path, list(schema.names), index)
-        for batch in file.iter_batches(max(1, BLOCK_CELLS // len(chosen.all)), columns=chosen.all):
-            def place(i: int, above: int = above) -> str:
-                return f"row {above + i}"
-
-            labels = [] if chosen.label is None else batch.column(chosen.label).cast("string").to_pylist()
-            _require_classes(path, chosen.label, labels, place)
-            table = np.empty((batch.num_rows, len(chosen.numbers)))
-            for j, name in enumerate(chosen.numbers):
-                column = batch.column(name)
-                table[:, j] = _floats(path, name, column)
-                _refuse_bad(path, name, table[:, j], column, place, chosen)
-            above += batch.num_rows
-            yield Block(chosen, table, labels)
+        yield list(schema.names), index, functools.partial(_parquet_parts, path, file)
 
 
-def _floats(path: str, name: str, column: Any) -> NDArray[np.float64]:
-    kind = str(column.type)
-    if not kind.startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
-        raise IoError(f"[data] {path}: column {name!r} holds {kind}, not numbers; leave this column out, by "
-                      "choosing the others as columns, or convert it")
-    values: NDArray[np.float64] = column.cast("double", safe=False).to_numpy(zero_copy_only=False)
-    return values
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+def _parquet_parts(path: str, file: Any, chosen: Columns) -> Iterator[Part]:
+    for batch in file.iter_batches(max(1, BLOCK_CELLS // len(chosen.all)), columns=chosen.all):
+        cells = [batch.column(name) for name in chosen.numbers]
+        for name, column in zip(chosen.numbers, cells):
+            if not str(column.type).startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
+                raise IoError(f"[data] {path}: column {name!r} holds {column.type}, not numbers; leave this column "
+                              "out, by choosing the others as columns, or convert it")
+        numbers = [column.cast("double", safe=False).to_numpy(zero_copy_only=False) for column in cells]
+        labels = [] if chosen.label is None else batch.column(chosen.label).cast("string").fill_null("").to_pylist()
+        yield numbers, cells, labels
