@@ -1,8 +1,7 @@
-"""Every kind of bad input: a typed error, with expected and got, and nothing lost."""
+"""What errors say, cause by cause: texts are pinned here alone; other tests pin the type, and the row where there is one."""
 
 import copy
-import pickle
-import threading
+import re
 
 import numpy as np
 import pytest
@@ -30,61 +29,44 @@ def test_an_error_is_a_builtin_one_too(error, builtin):
     assert error.__bases__ == (ef.Error, builtin)
 
 
+def table_with(value):
+    x = np.zeros((9, 3))
+    x[5, 2] = value
+    return x
+
+
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("x, error, word", [
-    (np.full((4, 4, 4, 2), 256), ef.ConfigError, "integer pixels in 0 ... 255, got 256 ... 256"),
-    (np.full((4, 4, 4, 2), -1, np.int8), ef.ConfigError, "integer pixels in 0 ... 255, got -1 ... -1"),
-    (np.zeros((4, 4, 4, 2), complex), TypeError, "complex128"),
-    (np.zeros((4, 4, 4, 2), bool), TypeError, "bool"),
-    (np.array([["a"]]), TypeError, "<U1"),
-    ([[0.0, 1.0]], ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(1, 2\)"),
+@pytest.mark.parametrize("x, error, text", [
+    (np.full((4, 4, 4, 2), 256), ef.ConfigError, "expected integer pixels in 0 ... 255, got 256 ... 256"),
+    (np.zeros((4, 4, 4, 2), bool), TypeError, "expected numbers, got dtype bool"),
+    (np.array([["a"]]), TypeError, "got dtype <U1"),
+    (np.array([[None]]), TypeError, "got dtype object; convert them with x.astype(float)"),
     ([[0.0, 1.0], [2.0]], TypeError, "got a list that numpy makes no array of"),
     ({0: 1.0}, TypeError, "got dict"),
     (None, TypeError, "got NoneType"),
-    (np.zeros((4, 4, 2), np.uint8), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(4, 4, 2\)"),
-    (np.zeros((5, 4, 4, 3), np.uint8), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(5, 4, 4, 3\)"),
-    (np.zeros((5, 6, 4, 2)), ef.ShapeError, r"got \(5, 6, 4, 2\)"),
-    (np.zeros((5, 32)), ef.ShapeError, r"got \(5, 32\)"),
-    (np.float64(1.0), ef.ShapeError, r"got \(\)"),
-    ([], ef.ShapeError, r"expected \(N, 4, 4, 2\), got "),
+    (np.zeros((5, 4, 4, 3), np.uint8), ef.ShapeError, "expected (N, 4, 4, 2), got (5, 4, 4, 3)"),
+    (np.float64(1.0), ef.ShapeError, "got ()"),
+    ([], ef.ShapeError, "expected (N, 4, 4, 2), got "),
+    (np.where(np.arange(96).reshape(3, 4, 4, 2) == 77, np.nan, 1.0), ef.NumericError,
+     "got nan in row 2, pixel (1, 2), channel 1"),
+    (np.ma.masked_less(np.ones((3, 4, 4, 2)), 2), TypeError, "without masked values, got 96 of them"),
 ])
-def test_bad_arrays(model, call, x, error, word):
+def test_images(model, call, x, error, text):
     before = model.params.copy()
-    with pytest.raises(error, match=word):
+    with pytest.raises(error, match=rf"^\[{call}\] .*{re.escape(text)}"):
         getattr(model, call)(x)
     assert np.array_equal(model.params, before)
 
 
-@pytest.mark.parametrize("call", ["init", "loss_and_grad", "verify", "fit"])
-def test_no_rows_to_learn_from(model, call):
-    with pytest.raises(ef.ShapeError, match=rf"\[{call}\] expected at least one sample, got an empty batch"):
-        getattr(model, call)(np.zeros((0, 4, 4, 2)))
-
-
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nonfinite_images(model, images, call, bad):
-    x = images[0].astype(np.float64)
-    x[3, 1, 2, 1] = bad
-    with pytest.raises(ef.NumericError, match=rf"got {bad} in row 3, pixel \(1, 2\), channel 1"):
-        getattr(model, call)(x)
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_bad_tables(table_model, table, call):
-    for kind in (bool, complex, object):
-        with pytest.raises(TypeError, match=rf"\[{call}\] expected numbers, got dtype {np.dtype(kind)}"):
-            getattr(table_model, call)(table.astype(kind))
-    with pytest.raises(ef.ShapeError, match=r"expected \(N, 3\), got \(200, 2\)"):
-        getattr(table_model, call)(table[:, :2])
-    x = table.copy()
-    x[5, 2] = np.nan
-    with pytest.raises(ef.NumericError, match=rf"^\[{call}\] .* got nan in row 5, column 2"):
-        getattr(table_model, call)(x)
-    x[5, 2] = 1e300  # finite, but not in float32
-    with pytest.raises(ef.NumericError, match="got 1e\\+300 in row 5, column 2"):
-        getattr(table_model, call)(x)
-    with pytest.raises(ef.NumericError, match="values that float32 can hold, got .* column 2; dtype float64 holds it$"):
+@pytest.mark.parametrize("x, error, text", [
+    (np.zeros((5, 2)), ef.ShapeError, "expected (N, 3), got (5, 2)"),
+    (table_with(np.nan), ef.NumericError, "expected finite values, got nan in row 5, column 2; fill it in"),
+    (table_with(1e300), ef.NumericError, "expected values that float32 can hold, got 1e+300 in row 5, column 2; dtype "
+                                         "float64 holds it"),
+])
+def test_tables(table_model, call, x, error, text):
+    with pytest.raises(error, match=rf"^\[{call}\] .*{re.escape(text)}"):
         getattr(table_model, call)(x)
 
 
@@ -99,23 +81,6 @@ def test_numpys_error_settings(table_model, table):
         x[5, 2] = 1e50
         with pytest.raises(ef.NumericError, match="values that float32 can hold, got 1e.50 in row 5, column 2"):
             table_model.log_prob(x)
-
-
-@pytest.mark.parametrize("checkpoint", [3, 1.0, ["model.safetensors"]])
-@pytest.mark.parametrize("resume", [False, True])
-def test_bad_checkpoint(table_model, table, checkpoint, resume):
-    with pytest.raises(TypeError, match=r"\[fit\] expected a path, got "):
-        table_model.fit(table, epochs=1, checkpoint=checkpoint, resume=resume)
-
-
-def test_place_of_nan_in_later_blocks(table_model, table, block_of):
-    block_of(3 * 64)
-    x = table.copy()
-    x[150, 1] = np.nan
-    with pytest.raises(ef.NumericError, match="row 150, column 1"):
-        table_model.log_prob(x)
-    with pytest.raises(ef.NumericError, match="row 157, column 1"):
-        table_model.log_prob(x, first=7)
 
 
 def test_place_of_overflow_in_later_blocks(block_of):
@@ -140,33 +105,10 @@ def test_place_of_overflow_in_later_blocks(block_of):
         flow.sample(1, temperature=temperature, seed=7, first=157)
 
 
-@pytest.mark.parametrize("call", ["inverse", "decode"])
-def test_bad_latents(model, call):
-    with pytest.raises(ef.ShapeError, match=r"expected \(N, 32\), got \(2, 31\)"):
-        getattr(model, call)(np.zeros((2, 31)))
-    with pytest.raises(TypeError, match="expected numbers, got dtype bool"):
-        getattr(model, call)(np.zeros((2, 32), bool))
-    with pytest.raises(ef.NumericError, match="row 1, column 5"):
-        getattr(model, call)(np.where(np.arange(64).reshape(2, 32) == 37, np.nan, 0.0))
-
-
-def test_bad_backward(model):
-    z = np.zeros((2, 32))
-    with pytest.raises(ef.ShapeError, match="dlogdet"):
-        model.backward(z, z, np.zeros(3))
-    with pytest.raises(ef.ShapeError):
-        model.backward(z, z[:, 1:], np.zeros(2))
-
-
 @pytest.mark.parametrize("call", [c for c in CALLS if c not in ("init", "fit")])
 def test_uninitialised(images, glow, call):
     with pytest.raises(ef.Error, match="init"):
         getattr(glow(), call)(images[0])
-
-
-def test_uninitialised_sample(glow):
-    with pytest.raises(ef.Error, match="init"):
-        glow().sample(2)
 
 
 @pytest.mark.parametrize("kind", ["standardize", "zca", "whiten"])
@@ -210,93 +152,43 @@ def test_constant_channel(images, glow, table, real_nvp):
     real_nvp(dtype="float64").init(table)
 
 
-def test_any_seed_of_64_bits_survives_a_file(tmp_path):
-    flow = ef.NICE(4, couplings=1, hidden=(4,), seed=2**64 - 1)
-    flow.save(tmp_path / "a.safetensors")
-    assert ef.load(tmp_path / "a.safetensors").config["seed"] == 2**64 - 1
-
-
-def test_bad_matmul_precision():
-    for word in ("medium", "high\0", "\ud800", None):
-        with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected precision to be one of 'highest', "
-                                                 r"'high', got ['N][mho\\]"):
-            ef.set_matmul_precision(word)
-    assert ef.matmul_precision() == "highest"
-
-
 @pytest.mark.parametrize("make, error, word", [
     (lambda: ef.Glow((6, 6, 1), levels=2), ValueError, "6"),
-    (lambda: ef.Glow((28, 28, 1), levels=3), ValueError, "28|7"),
     (lambda: ef.Glow((8, 8)), ef.ConfigError, r"\(H, W, C\)"),
     (lambda: ef.Glow(8), TypeError, r"\(H, W, C\)"),
     (lambda: ef.RealNVP((4,)), ef.ConfigError, r"expected a shape \(H, W, C\), got \(4,\)"),
     (lambda: ef.NICE((4,)), ef.ConfigError, "expected a number of columns, or a shape"),
-    (lambda: ef.Glow((8, 8, 0)), ef.ConfigError, ">= 1"),
     (lambda: ef.Glow((8, 8, 1.0)), TypeError, "whole number"),
     (lambda: ef.Glow((8, 8, 1), levels=0), ef.ConfigError, "levels >= 1"),
-    (lambda: ef.Glow((8, 8, 1), levels=1, steps=1, hidden="64"), TypeError, "hidden"),
     (lambda: ef.Glow((8, 8, 1), coupling="spline"), ef.ConfigError, "'affine', 'additive', got 'spline'"),
-    (lambda: ef.Glow((8, 8, 1), permutation="qr"), ef.ConfigError, "'lu'"),
     (lambda: ef.Glow((8, 8, 1), bits=9), ef.ConfigError, "bits in 1 ... 8, got 9"),
     (lambda: ef.Glow((8, 8, 1), class_weight=0.1), ef.ConfigError, "classes > 0"),
-    (lambda: ef.Glow((8, 8, 1), dtype="float16"), ef.ConfigError, "float16"),
     (lambda: ef.Glow((8, 8, 1), dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
-    (lambda: plain_table(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
-    (lambda: ef.NICE(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
     (lambda: ef.Glow((8, 8, 1), conditioner_dtype="bfloat16", dtype="float64"), ef.ConfigError, "model of float64"),
-    (lambda: ef.Glow((8, 8, 1), conditioner_dtype="float16"), ef.ConfigError, "float16"),
-    (lambda: ef.NICE(4, conditioner_dtype="bfloat16", dtype="float64"), ef.ConfigError, "model of float64"),
     (lambda: ef.RealNVP((8, 8, 1), conditioner_dtype="bfloat16"), TypeError, "unexpected argument 'conditioner_dtype'"),
-    (lambda: ef.Glow((8, 8, 1), levels=1, steps=1, hidden=4, device="tpu"), ef.DeviceError, "tpu"),
-    (lambda: ef.Glow((8, 8, 1), learn_top="yes"), TypeError, "learn_top"),
     (lambda: ef.Glow((8, 8, 1), hidden=2**70), ef.ConfigError, "hidden <="),
     (lambda: ef.Glow((8, 8, 1), levels=2**16 + 1), ef.ConfigError, "levels in 1 ... 65536, got 65537"),
-    (lambda: ef.Glow((8, 8, 1), steps=10**9), ef.ConfigError, "steps in 1 ... 65536"),
-    (lambda: ef.Glow((8, 8, 1), classes=2**20 + 1), ef.ConfigError, "classes in 0 ... 1048576"),
     (lambda: ef.Glow((2**20 + 1, 1, 1)), ef.ConfigError, "shape in 1 ... 1048576"),
     (lambda: ef.Glow((2**20, 2**7, 2)), ef.ConfigError, "at most 134217728 values a sample, got 1048576 x 128 x 2"),
-    (lambda: ef.Glow(np.array(8)), TypeError, r"\(H, W, C\)"),
-    (lambda: ef.RealNVP((8, 8, 1), base_dim=2**62), ef.ConfigError, "base_dim in 1 ... 1048576"),
     (lambda: ef.RealNVP((8, 8, 1), levels=2**40), ef.ConfigError, "levels in 1 ... 30, got 1099511627776"),
-    (lambda: ef.RealNVP((8, 8, 1), residual_blocks=2**17), ef.ConfigError, "residual_blocks in 0 ... 65536"),
-    (lambda: plain_table(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
     (lambda: plain_table(2**62), ef.ConfigError, "dims in 1 ... 1048576"),
     (lambda: plain_table(3, hidden=(2**21,)), ef.ConfigError, "a width in hidden in 1 ... 1048576"),
     (lambda: plain_table(3, hidden=np.array(4)), TypeError, r"sequence of widths for hidden, got array\(4\)"),
-    (lambda: plain_table(3, hidden={64, 8}), TypeError, "sequence of widths for hidden, got {"),
-    (lambda: ef.Glow({8: 8, 4: 4, 1: 1}), TypeError, r"shape \(H, W, C\), got {8: 8"),
     (lambda: plain_table(3, hidden=[[4], [4, 4]]), TypeError, r"a width in hidden, got \[4\]"),
-    (lambda: ef.NICE(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
     (lambda: ef.NICE(3, hidden=[1] * (2**16 + 1)), ef.ConfigError, "hidden layers in 0 ... 65536, got 65537"),
     (lambda: ef.NICE(4, hidden=(4,), seed=2**64), ef.ConfigError, "seed <="),
     (lambda: ef.NICE(4, hidden=(4,), threads=10**6), ef.ConfigError, "threads <= 1024"),
     (lambda: ef.NICE(4, hidden=(4,), device=0), TypeError, "name of a device, got 0"),
     *((lambda word=word: ef.NICE(4, hidden=(4,), device=word), ef.DeviceError,
        r"\[NICE\] expected device cpu or cuda, got '") for word in ("\ud800", "cpu\0", "")),
-    (lambda: ef.NICE(4, dtype="\ud800"), ef.ConfigError, r"'float32', 'float64', got '\\ud800'"),
     (lambda: plain_table(3, levels=2), TypeError, "unexpected argument 'levels'"),
-    (lambda: ef.RealNVP((8, 8, 1), couplings=2), TypeError, "unexpected argument 'couplings'"),
-    (lambda: ef.RealNVP((6, 6, 1), levels=3, base_dim=4, residual_blocks=1), ValueError, "6|3"),
     (lambda: plain_table(0), ef.ConfigError, ">= 1"),
-    (lambda: ef.RealNVP((8, 8, 1), recursion=5), ef.ConfigError, "recursion"),
     (lambda: plain_table(3, hidden=64), TypeError, "sequence of widths"),
     (lambda: ef.NICE(4, bits=5), ef.ConfigError, "bits is a setting for images, and this is a model for tables"),
-    (lambda: ef.NICE(4, prior="student"), ef.ConfigError, "'logistic'"),
-    (lambda: ef.NICE(4, hidden=(0,)), ef.ConfigError, ">= 1"),
 ])
 def test_bad_settings(make, error, word):
     with pytest.raises(error, match=word):
         make()
-
-
-def test_device_cuda(glow):
-    """Absent on a machine without one: a typed error, no silent change of device."""
-    try:
-        flow = glow(device="cuda")
-    except ef.DeviceError as error:
-        assert "cuda" in str(error).lower()
-    else:
-        assert flow.dims == 32
 
 
 def test_labels(images, glow, model):
@@ -320,59 +212,25 @@ def test_labels(images, glow, model):
         flow.class_log_prob(x)
 
 
-def test_a_manifold_has_one_label(images, glow):
-    flow = glow(classes=3)
-    flow.init(images[0])
-    with pytest.raises(TypeError, match=r"\[manifold\] expected a whole number for label, got \[0, 1, 2, 0\]"):
-        latent.manifold(flow, images[0][:4], steps=4, label=[0, 1, 2, 0])
-    assert latent.manifold(flow, images[0][:4], steps=4, label=2).shape == (4, 4, 4, 4, 2)
-
-
-@pytest.mark.parametrize("label", [[[0], [0, 1]], "1", ["1"], True, [True], 1.0, 1j, {0: 1}])
-def test_labels_of_odd_kinds(images, glow, label):
-    flow = glow(classes=3)
-    flow.init(images[0])
-    with pytest.raises(TypeError, match=r"\[log_prob\] expected .*, got "):
-        flow.log_prob(images[0], label=label)
-
-
-@pytest.mark.parametrize("arguments, error, word", [
-    (dict(n=-1), ef.ConfigError, "n >= 0"),
-    (dict(n=2.0), TypeError, "n"),
-    (dict(n=2, temperature=-0.5), ef.ConfigError, "temperature"),
-    (dict(n=2, temperature=np.nan), ef.ConfigError, "temperature"),
-    (dict(n=2, seed=-1), ef.ConfigError, "seed"),
-    (dict(n=2, seed="x"), TypeError, "seed"),
-    (dict(n=2, device=np.array(["cpu", "cuda"])), ef.DeviceError, "expected device 'cpu' or the model's"),
-])
-def test_bad_sample(model, arguments, error, word):
-    with pytest.raises(error, match=word):
-        model.sample(**arguments)
-
-
-class Raises:
-    """Another library's array, whose way to numpy fails with an error of its own."""
-
-    def __init__(self, name):
-        self.__class__ = type("Raises", (), {name: self.fail})
-
-    @staticmethod
-    def fail(*_, **__):
-        raise KeyError("no values")
-
-
 @pytest.mark.parametrize("call, error, word", [
     (lambda f: f.sample(2, seed=2**64), ef.ConfigError, "seed <= "),
+    (lambda f: f.sample(-1), ef.ConfigError, r"\[sample\] expected n >= 0, got -1"),
+    (lambda f: f.sample(2.0), TypeError, r"\[sample\] expected a whole number for n, got 2.0"),
+    (lambda f: f.sample(2, temperature=-0.5), ef.ConfigError, "temperature >= 0, got -0.5"),
+    (lambda f: f.sample(2, temperature=np.array([0.5])), TypeError, "a number for temperature, got "),
+    (lambda f: f.sample(2, device=np.array(["cpu", "cuda"])), ef.DeviceError, "expected device 'cpu' or the model's"),
+    (lambda f: f.inverse(np.zeros((2, 4))), ef.ShapeError, r"\[inverse\] expected \(N, 3\), got \(2, 4\)"),
+    (lambda f: f.backward(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3)), ef.ShapeError, "dlogdet"),
+    (lambda f: f.log_prob(np.zeros((2, 3)), seed=np.zeros((2, 3))), TypeError,
+     r"a whole number for seed, got ndarray \(2, 3\); labels and contexts go by name, label=... or context=..."),
+    (lambda f: latent.manifold(f, np.zeros((4, 3)), steps=4, label=[0, 1]), TypeError, r"for label, got \[0, 1\]"),
+    (lambda f: ef.set_matmul_precision("medium"), ef.ConfigError, "precision to be one of 'highest', 'high', got 'medium'"),
     (lambda f: f.sample(2, first=2**64), ef.ConfigError, "first <= "),
     (lambda f: f.sample(2, first=2**63 - 2), ef.ConfigError, "first <= 9223372036854775805"),
-    (lambda f: f.sample(10**19), ef.ConfigError, "n <= "),
-    (lambda f: f.log_prob(np.zeros((2, 3)), seed=2**64), ef.ConfigError, "seed <= "),
     (lambda f: f.loss_and_grad(np.zeros((2, 3)), weight=np.nan), ef.ConfigError, "weight to be finite, got nan"),
-    (lambda f: f.loss_and_grad(np.zeros((2, 3)), weight="x"), TypeError, "a number for weight"),
     (lambda f: f.loss_and_grad(np.zeros((2, 3)), activation_budget=2**80), ef.ConfigError, "activation_budget <="),
     (lambda f: f.fit(np.zeros((2, 3)), batch_size=2**80), ef.ConfigError, "batch_size <="),
     (lambda f: f.verify(np.zeros((2, 3)), seed=-1), ef.ConfigError, "seed >= 0"),
-    (lambda f: f.log_prob(np.ma.masked_less(np.eye(3), 1)), TypeError, "without masked values, got 6 of them"),
     (lambda f: f.backward(np.zeros((2, 3)), np.zeros((2, 3)), np.array([0, np.nan])), ef.NumericError,
      "got nan in row 1$"),
     (lambda f: f.inverse_backward(np.zeros((2, 3)), np.zeros((2, 3)), np.array([np.inf, 0])), ef.NumericError,
@@ -384,14 +242,12 @@ class Raises:
     (lambda f: plain_table(4, couplings=1, hidden=(2**20,) * 40), MemoryError,
      r"\[CouplingFlow\] expected memory for the model, got"),
     (lambda f: f.join_latent(None), TypeError, "a list of 1 levels, got NoneType"),
-    (lambda f: f.join_latent(3), TypeError, "a list of 1 levels, got int"),
     (lambda f: f.train_step(np.eye(3), None), TypeError, r"\[train_step\] expected an optimizer .*, got NoneType"),
     (lambda f: f.train_step(np.eye(3), ef.MovingAverage(f)), TypeError, "an optimizer of evenflow, got MovingAverage"),
     (lambda f: f.train_step(np.eye(3), ef.Adam(f), average=ef.Adam(f)), TypeError, "or None for average, got Adam"),
     (lambda f: f.train_step(np.eye(3), ef.Adam(ef.NICE(3, hidden=()))), ef.ConfigError, "made for another flow"),
     (lambda f: f.fit(np.eye(3), batchsize=1), TypeError,
      r"\[fit\] unexpected argument 'batchsize'; did you mean 'batch_size'\?"),
-    (lambda f: f.fit(np.eye(3), epoch=1), TypeError, r"unexpected argument 'epoch'; did you mean 'epochs'\?"),
     (lambda f: f.fit(np.eye(3), zzz=1), TypeError, "unexpected argument 'zzz'$"),
     (lambda f: f.save(None), TypeError, r"\[save\] expected a path, got None"),
     (lambda f: ef.data.load(None), TypeError, r"\[data\] expected a path, got None"),
@@ -400,31 +256,20 @@ class Raises:
     (lambda f: ef.load("model.safetensors", threads=1025), ef.ConfigError, r"\[load\] expected threads <= 1024"),
     (lambda f: ef.load("model.safetensors", device=3), TypeError, r"\[load\] expected the name of a device, got 3"),
     (lambda f: _restored(type(f), f.config, np.ones(1, np.float32)), ef.ShapeError, "values for CouplingFlow, got"),
-    (lambda f: f.log_prob(Raises("__array__")), TypeError, r"__array__ makes an array of, got Raises: 'no values'"),
-    (lambda f: f.log_prob(Raises("__dlpack__")), TypeError, "main memory without gradient .*, got Raises: 'no values'"),
     (lambda f: ef.Glow((8, 8, 1), coupling=np.eye(2)), ef.ConfigError, "'affine', 'additive', got array"),
     (lambda f: ef.Adam(3), TypeError, "a Flow, got int"),
-    (lambda f: ef.MovingAverage(None), TypeError, "a Flow, got NoneType"),
     (lambda f: ef.MovingAverage(f, 0.9, "no"), TypeError, "True or False for zero_debias, got 'no'"),
-    (lambda f: ef.MovingAverage(f, 0.9, np.zeros(2)), TypeError, "True or False for zero_debias, got array"),
     (lambda f: ef.clip_grad_norm({}, 1.0), TypeError, "a Flow, got dict"),
     (lambda f: ef.Adam(f, lr="x"), TypeError, "a number for lr, got 'x'"),
-    (lambda f: ef.Adam(f, lr=np.timedelta64(1, "ns")), TypeError, "a number for lr, got np.timedelta64"),
-    (lambda f: ef.Adam(f, lr=10**400), ef.ConfigError, "lr to be finite"),
     (lambda f: ef.SGD(f, weight_decay=-1.0), ef.ConfigError, "weight_decay"),
-    (lambda f: setattr(ef.Adam(f), "steps", -3), ef.ConfigError, "steps >= 0"),
     (lambda f: setattr(ef.Adam(f), "steps", 2**63 - 1), ef.ConfigError, "expected steps in 0 ... 4611686018427387904"),
     (lambda f: ef.Schedule(lr=0.1, warmup=-1), ef.ConfigError, "warmup >= 0"),
-    (lambda f: ef.Schedule(lr="x"), TypeError, "a number for lr"),
     (lambda f: ef.Schedule().lr_at("a"), TypeError, r"\[Schedule\] expected a whole number for step, got 'a'"),
     (lambda f: copy.deepcopy(ef.Adam(f)), TypeError, r"\[optimizer\] expected no copy of Adam, .* make a new one"),
-    (lambda f: pickle.dumps(ef.SGD(f)), TypeError, r"\[optimizer\] expected no copy of SGD"),
     (lambda f: copy.copy(ef.MovingAverage(f)), TypeError, r"\[MovingAverage\] expected no copy, .* make a new one"),
     (lambda f: plot.grid(IMAGES, gap=-9), ef.ConfigError, r"\[grid\] expected gap >= 0, got -9"),
     (lambda f: plot.grid(IMAGES, gap=1.5), TypeError, r"\[grid\] expected a whole number for gap, got 1.5"),
-    (lambda f: plot.grid(IMAGES, gap=None), TypeError, r"\[grid\] expected a whole number for gap, got None"),
     (lambda f: plot.spectrum(3, "s.png"), ef.ShapeError, r"\[spectrum\] expected sigma as \(D,\), got \(\)"),
-    (lambda f: plot.spectrum(["a"], "s.png"), TypeError, r"\[spectrum\] expected numbers for sigma"),
     (lambda f: write_samples(f, 2, None), TypeError, r"\[sample\] expected a path, got None"),
     (lambda f: encode_rows(f, [], None), TypeError, r"\[encode\] expected a path, got None"),
     (lambda f: encode_rows(f, [], "z.txt"), ef.ConfigError, "a name ending in .npy, .npz or .csv, got z.txt"),
@@ -463,14 +308,6 @@ def test_no_infinity_comes_out():
         assert np.isfinite(call(x)[0]).all()
     with pytest.raises(ef.NumericError, match="1 of 3 that are not, first -inf from layer coupling0, .*; try a lower "):
         flow.sample(3, temperature=1e38, seed=0)
-
-
-def test_a_value_that_is_no_number_has_no_sign():
-    flow = plain_table(2, preprocess="none", dtype="float64")
-    flow.init(np.random.default_rng(0).standard_normal((10, 2)))
-    flow.named_parameters()["coupling0.dense0.weight"][...] *= 8
-    with pytest.raises(ef.NumericError, match="got nan from layer coupling0"):  # C++'s streams write -nan
-        flow.log_prob(np.full((1, 2), 1.5e308))
 
 
 @pytest.mark.parametrize("make", [
@@ -516,14 +353,6 @@ def test_split_and_join(model):
         model.join_latent([levels[0][:, :1], *levels[1:]])
 
 
-def test_settings_of_small_numpy_types():
-    small, plain = ef.Schedule(lr=np.int8(1), warmup=np.int8(100)), ef.Schedule(lr=1, warmup=100)
-    assert [small.lr_at(step) for step in (50, 500)] == [plain.lr_at(step) for step in (50, 500)]
-    images = np.random.default_rng(0).integers(0, 256, (4, 200, 200, 1), np.uint8)
-    small, plain = (ef.data.Augment(shift=kind(1), rotation=kind(90)) for kind in (np.int8, int))
-    assert np.array_equal(small(images, 0, 0, np.arange(4)), plain(images, 0, 0, np.arange(4)))
-
-
 def test_to_uint8():
     levels = np.arange(16.0)
     assert np.array_equal(ef.to_uint8(levels, 4), np.arange(16) * 17)
@@ -544,26 +373,6 @@ def test_to_uint8():
 
 # What is taken
 
-def test_array_kinds(images, table, model, table_model):
-    torch = pytest.importorskip("torch")
-    x = images[0]
-    wanted = model.log_prob(x)
-    assert np.array_equal(model.log_prob(torch.from_numpy(x)), wanted)
-    assert np.array_equal(model.log_prob(x[:, :, :, ::-1][..., ::-1]), wanted)
-    with pytest.raises(TypeError, match="gradient"):
-        model.log_prob(torch.zeros(2, 4, 4, 2, requires_grad=True))
-    wanted = table_model.log_prob(table.astype(np.float32))
-    assert np.array_equal(table_model.log_prob(table), wanted)
-    flagged = torch.imag(torch.complex(torch.zeros(200, 3).double(), torch.from_numpy(-table)).conj())
-    assert flagged.is_neg() and np.array_equal(table_model.log_prob(flagged), wanted)
-    assert np.array_equal(table_model.log_prob(np.asfortranarray(table)), wanted)
-
-    class Wrapped:
-        def __array__(self, dtype=None, copy=None):
-            return table
-
-    assert np.array_equal(table_model.log_prob(Wrapped()), wanted)
-
 
 def test_blocks_change_nothing(images, table, model, table_model, block_of):
     x = images[0]
@@ -578,31 +387,3 @@ def test_blocks_change_nothing(images, table, model, table_model, block_of):
     block_of(32 * 7)
     for a, b in zip(whole, everything()):
         assert np.array_equal(a, b)
-
-
-def test_units(images, model):
-    x = images[0]
-    levels = x.astype(np.float32)
-    assert np.array_equal(model.encode(x), model.encode(levels))
-    assert np.array_equal(model.to_uint8(model.decode(model.encode(x))), x)
-    assert not np.array_equal(model.log_prob(x, seed=0), model.log_prob(x, seed=1))
-    for seed in (0, 1):
-        wanted = -model.log_prob(x, seed=seed) / (32 * np.log(2))
-        np.testing.assert_allclose(model.bits_per_dim(x, seed=seed), wanted, rtol=1e-14)
-    assert np.array_equal(model.log_prob(x[:10]), model.log_prob(x)[:10])
-
-
-def test_threads_may_share_a_flow(images, model):
-    x = images[0]
-    wanted = [model.log_prob(x, seed=i) for i in range(8)]
-    got = [None] * 8
-
-    def work(i):
-        got[i] = model.log_prob(x, seed=i)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert all(np.array_equal(a, b) for a, b in zip(got, wanted))
