@@ -140,6 +140,16 @@ def test_split():
     assert (len(part.train), len(part.test)) == (17, 2)
 
 
+def test_parts():
+    data = ef.data.load("digits")
+    train, test = data.part("train"), data.part("test")
+    assert train.x is data.train and train.label is data.train_labels and train.weight is None
+    assert test.x is data.test and test.label is data.test_labels and len(test[3:5]) == 2
+    for which in ("test", "valid"):
+        with pytest.raises(ef.ConfigError, match="part|'train', 'test'"):
+            data.without_test().part(which)
+
+
 def test_images_in_a_black_square(tmp_path):
     x = rng.integers(1, 256, (5, 8, 7, 3), np.uint8)
     np.savez(tmp_path / "x.npz", train=x, test=x[:2], train_labels=np.arange(5))

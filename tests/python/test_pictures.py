@@ -230,3 +230,14 @@ def test_an_error_has_the_name_that_was_given(tmp_path):
     with pytest.raises(ef.IoError) as caught, replacing("sample", path):
         pass
     assert str(caught.value).count(path) == 2 and f".{os.getpid()}." not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["tiff", "webp", "png", "gif"])
+def test_few_bytes_of_many_pixels(tmp_path, ending):
+    """They are refused before they are decoded."""
+    side = 6000
+    options = {"compression": "tiff_deflate"} if ending == "tiff" else {}
+    image.new("RGB", (side, side)).save(tmp_path / f"a.{ending}", **options)
+    with pytest.raises(ef.IoError, match=f"a.{ending}: expected at most 33,554,432 pixels in a file of this size, "
+                                         "got 6000 x 6000"):
+        ef.data.load(tmp_path, size=8)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evenflow._border.checks import number, whole
+from evenflow._border.batch import Batch
+from evenflow._border.checks import choice, number, whole
 from evenflow.errors import ConfigError, IoError, ShapeError, wrong
 from evenflow._border.rows import Rows
 from evenflow.data.rows import Bordered, Order, bordered, group_of, pick, shuffled
@@ -89,6 +90,28 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.train.shape[1:]
+
+    def part(self, which: str) -> Batch:
+        """Samples of one part with all that is said of them.
+
+        Parameters
+        ----------
+        which : str
+            "train" or "test".
+
+        Returns
+        -------
+        Batch
+            With x, label, context and weight, None for what there is not.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such part.
+        """
+        if choice("data", "which", which, ("train", "test")) == "test" and self.test is None:
+            raise wrong(ConfigError, "data", "which", "expected data with a test part, got none")
+        return Batch(*(getattr(self, which + name) for name in ("", "_labels", "_context", "_weight")))
 
     def split(self, fraction: float, seed: int = 0) -> Dataset:
         """Take a random part of the training data as test data.

@@ -24,6 +24,9 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GREY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TRAIN, HELD_OUT = ("train",), ("test", "val", "valid", "validation")
 """Names of subfolders that are parts of the data, no classes."""
+MANY_PIXELS, PIXELS_A_BYTE = 1 << 25, 64
+"""Pixels that a picture of any file may have, and how many more a large file brings: some hundred bytes that say to be
+more would take gigabytes."""
 DEEPEST = 8
 """Folders below that in which pictures are looked for; a link may lead back up."""
 ORIENTATION = 0x0112
@@ -72,6 +75,9 @@ class Pictures(Rows):
             mode, (width, height), deep = picture.mode, _turned(picture)[1], _is_deep(picture)
             if _has_alpha(picture):
                 self.transparent.add(path)
+        if width * height > (most := max(MANY_PIXELS, PIXELS_A_BYTE * os.path.getsize(path))):
+            raise IoError(f"[data] {path}: expected at most {most:,} pixels in a file of this size, "
+                          f"got {height} x {width}")
         if deep or mode not in (*GREY, *COLOUR):
             raise IoError(f"[data] {path}: expected 8 bits a channel, got {'more' if deep else f'mode {mode}'}")
         if self.side is not None:
