@@ -8,28 +8,33 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from evenflow.clients.rows import each
-from evenflow.errors import ConfigError, NumericError
+from evenflow._border import checks
+from evenflow._border.batch import Batch
 from evenflow._border.extras import need
+from evenflow.clients.rows import each
+from evenflow.errors import ConfigError, NumericError, wrong
+from evenflow.flow import Flow
 from evenflow.models import CouplingFlow, load
 from evenflow.optim import SGD, Adam, AdamW, Optimizer, Schedule
 
 need("evenflow.clients.nessai", "nessai.proposal.flowproposal", "nessai", "nessai")
 import torch  # noqa: E402  # nessai's own
 from nessai.flowmodel import FlowModel  # noqa: E402
-from nessai.plot import plot_loss  # noqa: E402
 from nessai.proposal.flowproposal import FlowProposal  # noqa: E402
-from nessai.utils import compute_minimum_distances  # noqa: E402
 
 LAWS = {"realnvp": "sigmoid", "frealnvp": "sigmoid", "nsf": "spline", "spline": "spline"}
 NETS = {"resnet": "residual", "mlp": "mlp"}
-MIXING = {"lu": "lu-shuffle", "permutation": "shuffle", None: "none", "none": "none"}
+MIXING = {"lu": "lu-shuffle", "permutation": "shuffle", "none": "none"}
+RULES: dict[str, Any] = {"adam": (Adam, 1e-6), "adamw": (AdamW, 0.01), "sgd": (SGD, 0.0)}
+"""Optimisers, and torch's and nessai's defaults of weight_decay."""
+FIXED = {"tails": ("linear",), "distribution": (None, "mvn", "normal"), "batch_norm_within_layers": (None, False),
+         "distribution_kwargs": None}
+"""Settings of nessai's of which evenflow has only these values; None: any."""
 WHERE = "EvenflowModel"
 
 logger = logging.getLogger(__name__)
@@ -41,23 +46,17 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     `dtype` and `threads` are evenflow's own. ConfigError for a setting that evenflow doesn't have.
     """
     config = {name: value for name, value in config.items() if value is not None or name == "linear_transform"}
-    kind = str(config.pop("ftype", "RealNVP")).lower()
-    if kind not in LAWS:
-        raise ConfigError(f"[{WHERE}] expected ftype to be one of {', '.join(LAWS)}, got {kind!r}")
-    spline = LAWS[kind] == "spline"
-    couplings, columns = config.pop("n_blocks"), config.pop("n_inputs")
-    mixing = config.pop("linear_transform", "permutation" if spline else "lu")
-    mixing = mixing.lower() if isinstance(mixing, str) else mixing
-    if mixing not in MIXING:
-        raise ConfigError(f"[{WHERE}] expected linear_transform to be one of {', '.join(map(str, MIXING))}, "
-                          f"got {mixing!r}")
-    net = str(config.pop("net", "resnet")).lower()
-    if net not in NETS:
-        raise ConfigError(f"[{WHERE}] expected net to be one of {', '.join(NETS)}, got {net!r}")
+
+    def chosen(name: str, usual: str, table: dict[str, str]) -> str:
+        return table[checks.choice(WHERE, name, str(config.pop(name, usual)).lower(), tuple(table))]
+
+    law = chosen("ftype", "RealNVP", LAWS)
+    spline, couplings, columns = law == "spline", config.pop("n_blocks"), config.pop("n_inputs")
     settings = {
-        "law": LAWS[kind], "couplings": couplings, "permutation": MIXING[mixing], "net": NETS[net],
-        "hidden": (config.pop("n_neurons"),) * config.pop("n_layers"), "mask": "odd-even", "base": "gaussian",
-        "preprocess": "none", "context": config.pop("context_features", 0),
+        "couplings": couplings, "permutation": chosen("linear_transform", "permutation" if spline else "lu", MIXING),
+        "net": chosen("net", "resnet", NETS), "hidden": (config.pop("n_neurons"),) * config.pop("n_layers"),
+        "mask": _mask(config.pop("mask", None), couplings, columns), "base": "gaussian", "preprocess": "none",
+        "context": config.pop("context_features", 0),
         "activation": config.pop("activation", "relu").replace("swish", "silu"),
         "dropout": config.pop("dropout_probability", 0.0), "actnorm": config.pop("actnorm", False),
         "batch_norm": config.pop("batch_norm_between_layers", not spline),
@@ -66,30 +65,27 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     if spline:
         settings.update(bins=config.pop("num_bins", 8), bound=config.pop("tail_bound", 5.0),
                         unconditional=config.pop("apply_unconditional_transform", False))
-        if config.pop("tails", "linear") != "linear":
-            raise ConfigError(f"[{WHERE}] expected tails='linear', the only ones of evenflow's splines")
     elif config.pop("use_volume_preserving", False):
-        settings["law"] = "additive"
-    if "mask" in config:
-        settings["mask"] = _mask(np.asarray(config.pop("mask")), couplings, columns)
-    if config.pop("distribution", None) not in (None, "mvn", "normal"):
-        raise ConfigError(f"[{WHERE}] expected distribution=None, a normal distribution")
-    if config.pop("batch_norm_within_layers", False):
-        raise ConfigError(f"[{WHERE}] expected batch_norm_within_layers=False: evenflow's nets have no batch norm")
-    config.pop("distribution_kwargs", None)
-    if config:
-        raise ConfigError(f"[{WHERE}] evenflow has no setting {next(iter(config))!r} of flow_config")
-    return settings
+        law = "additive"
+    for name, value in config.items():
+        if name not in FIXED or (name == "tails" and not spline):
+            raise wrong(ConfigError, WHERE, name, f"evenflow has no setting {name!r} of flow_config")
+        allowed = FIXED[name]
+        if allowed and value not in allowed:
+            raise wrong(ConfigError, WHERE, name, f"expected {name}={allowed[0]!r}, the only one here, got {value!r}")
+    return {"law": law, **settings}
 
 
-def _mask(mask: np.ndarray, couplings: int, columns: int) -> np.ndarray:
+def _mask(mask: Any, couplings: int, columns: int) -> Any:
     """nessai's, 1 where a column changes and else -1: for every coupling, or for the first one and then in turns."""
-    changed = mask > 0
+    if mask is None:
+        return "odd-even"
+    changed = np.asarray(mask) > 0
     if changed.ndim == 1:
         changed = np.array([changed ^ bool(i % 2) for i in range(couplings)])
     if changed.shape != (couplings, columns):
-        raise ConfigError(f"[{WHERE}] expected a mask of shape ({columns},) or {(couplings, columns)}, "
-                          f"got {mask.shape}")
+        raise wrong(ConfigError, WHERE, "mask", f"expected a mask of shape ({columns},) or {(couplings, columns)}, "
+                                                f"got {np.shape(mask)}")
     return changed
 
 
@@ -103,129 +99,106 @@ class EvenflowModel(FlowModel):
     """
 
     model: Any
+    _anneals = False
 
     def initialise(self) -> None:
         self.update_mask()
+        config = self.training_config
         for name in ("device_tag", "inference_device_tag"):
-            if self.training_config.get(name) not in (None, "cpu"):
-                raise ConfigError(f"[{WHERE}] expected {name}='cpu', got {self.training_config[name]!r}")
+            if config.get(name) not in (None, "cpu"):
+                raise wrong(ConfigError, WHERE, name, f"expected {name}='cpu', got {config[name]!r}")
         self._settings = settings_of(self.flow_config)
         self.device = self.inference_device = torch.device("cpu")
-        self._make()
+        self.noise_type, self.noise_scale = config["noise_type"], config["noise_scale"]
+        # nessai's way is a class of torch's for torch's optimisers.
+        self._anneals, config["annealing"] = self._anneals or config["annealing"], False
+        self.reset_model(permutations=True)
         self.initialised = True
 
-    def _make(self) -> None:
+    def _take(self, flow: Flow, trained: bool) -> None:
+        """Makes the flow the model's, with what nessai calls of torch's flows."""
+        if not trained:  # usable: what comes before the first training is drawn from it
+            context = self.rng.standard_normal((256, flow.context)) if flow.context else None
+            flow.init(self.rng.standard_normal((256, flow.dims)), context=context)
         self.model = SimpleNamespace(
-            flow=CouplingFlow(self.flow_config["n_inputs"], **self._settings, seed=self._seed()), device=self.device,
-            training=False, eval=lambda: self.model,
-            base_distribution_log_prob=lambda z: torch.from_numpy(self._base(z.double().numpy())))
-        self._begin()
-
-    def _begin(self) -> None:
-        """Makes a flow without data usable: what comes before the first training is drawn from it."""
-        flow = self.model.flow
-        context = self.rng.standard_normal((256, flow.context)) if flow.context else None
-        flow.init(self.rng.standard_normal((256, flow.dims)), context=context)
-        self._trained, self._optimiser = False, self.get_optimiser()
+            flow=flow, device=self.device, training=False, state_dict=flow.state_dict,
+            load_state_dict=flow.load_state_dict, **dict.fromkeys(("train", "eval", "finalise"), lambda: None),
+            base_distribution_log_prob=lambda z: torch.from_numpy(_normal(z.double().numpy())))
+        self._trained, self._optimiser = trained, self.get_optimiser()
 
     def _seed(self) -> int:
         return int(self.rng.integers(2**63))
 
     def get_optimiser(self, optimiser: str | None = None, **kwargs: Any) -> Optimizer:
         """torch's rule of that name for evenflow's flow, with torch's defaults."""
-        rule = (optimiser or self.optimiser).lower()
-        settings = {"lr": self.training_config["lr"], **self.optimiser_kwargs, **kwargs}
+        name = (optimiser or self.optimiser).lower()
+        rule, decay = RULES[checks.choice(WHERE, "optimiser", name, tuple(RULES))]
+        settings = {"lr": self.training_config["lr"], "weight_decay": decay, **self.optimiser_kwargs, **kwargs}
         if "betas" in settings:
             settings["beta1"], settings["beta2"] = settings.pop("betas")
-        rules: dict[str, Any] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
-        if rule not in rules:
-            raise ConfigError(f"[{WHERE}] expected optimiser to be one of {', '.join(rules)}, got {rule!r}")
-        usual = {"adam": {"weight_decay": 1e-6}, "adamw": {"weight_decay": 0.01}}.get(rule, {})
-        return rules[rule](self.model.flow, **{**usual, **settings})  # type: ignore[no-any-return]
+        return rule(self.model.flow, **settings)  # type: ignore[no-any-return]
 
     def move_to(self, device: Any, update_default: bool = False) -> None:
         """Nothing: the flow stays on the CPU."""
 
-    def finalise(self) -> None:
-        """Nothing: there is nothing to compute beforehand."""
-
-    # Training
+    # Training, of which nessai has the rest
 
     def train(self, samples: np.ndarray, weights: np.ndarray | None = None, conditional: np.ndarray | None = None,
-              max_epochs: int | None = None, patience: int | None = None, output: str | None = None,
-              val_size: float | None = None, plot: bool = True) -> dict[str, list[float]]:
+              max_epochs: int | None = None, *args: Any, **options: Any) -> Any:
         """As `FlowModel.train`: the parameters with the least loss of held-out samples are kept."""
-        if not self.initialised:
-            self.initialise()
-        config, flow = self.training_config, self.model.flow
-        for what, values in (("Training data", samples), ("Weights", weights), ("Conditional inputs", conditional)):
-            if values is not None and not np.isfinite(values).all():
-                raise ValueError(f"{what} not finite")
-        if weights is not None and conditional is not None:
-            raise RuntimeError("weights and conditional inputs not supported")
-        max_epochs = config["max_epochs"] if max_epochs is None else max_epochs
-        patience = config["patience"] if patience is None else patience
-        val_size = (config["val_size"] or 0.0) if val_size is None else val_size
-        output = self.output if output is None else output
-        os.makedirs(output, exist_ok=True)
+        epochs = self.training_config["max_epochs"] if max_epochs is None else max_epochs
+        self._rate = Schedule(self.training_config["lr"], warmup=0, steps=epochs) if self._anneals else None
+        self._epoch = 0
+        return super().train(samples, weights, conditional, epochs, *args, **options)
 
-        order = self.rng.permutation(len(samples))
-        n = int((1 - val_size) * len(samples))
-        train, valid = (Part(flow.dtype, part, samples, weights, conditional) for part in (order[:n], order[n:]))
-        batch = config["batch_size"]
-        batch = n if batch in (None, "all") else batch
-        if isinstance(batch, bool) or not isinstance(batch, int):
-            raise RuntimeError(f"Unknown batch size: {batch}")
-        self._batch_size = self.check_batch_size(train.x, batch)
+    def _batch(self, data: Any, weighted: bool = False, is_conditional: bool = False,
+               is_dataloader: bool = False) -> Batch:
+        """What `FlowModel.prep_data` makes: a tensor, or a loader of tensors."""
+        x, *more = (part.numpy() for part in (data.dataset.tensors if is_dataloader else (data,)))
+        return Batch(x, context=more[0] if is_conditional else None, weight=more[0] if weighted else None)
+
+    def _train(self, train_data: Any, noise_scale: float | None = None, **kinds: bool) -> float:
+        """An epoch. One that fails leaves the values that it came to."""
+        flow, batch = self.model.flow, self._batch(train_data, **kinds)
         if not self._trained:
-            flow.init(train.x, context=train.context)
+            flow.init(batch.x, context=batch.context)
             self._trained = True
-        noise = config["noise_scale"] or 0.0
-        if config["noise_type"] == "adaptive":
-            noise *= np.mean(compute_minimum_distances(samples))
-        rate = Schedule(config["lr"], warmup=0, steps=max_epochs) if config["annealing"] else None
-
-        best, best_loss, best_epoch = flow._core.values.copy(), np.inf, 0
-        history: dict[str, list[float]] = {"loss": [], "val_loss": []}
-        for epoch in range(1, max_epochs + 1):
-            if rate is not None:
-                self._optimiser.lr = rate.lr_at(epoch - 1)
+        if self._rate is not None:
+            self._optimiser.lr = self._rate.lr_at(self._epoch)
+        self._epoch += 1
+        clip = self.training_config["clip_grad_norm"] or 0.0
+        losses, ends = [], range(self._batch_size, len(batch) - 1, self._batch_size)  # no batch has a single row
+        for rows in np.split(self.rng.permutation(len(batch)), ends):
+            part = batch[rows]
+            noise = noise_scale * self.rng.standard_normal(part.x.shape) if noise_scale else 0
+            weight = None if part.weight is None else part.weight / part.weight.mean()
+            seed = self._seed() if flow.config.get("dropout") else None
             try:
-                history["loss"].append(self._epoch(train, noise))
-            except NumericError as error:  # the values before the step are still there
-                logger.warning("Training ended in epoch %d: %s", epoch, error)
-                break
-            loss = valid.loss(flow) if len(valid.x) else np.nan
-            history["val_loss"].append(loss)
-            if loss < best_loss:
-                best_loss, best_epoch = loss, epoch
-                best[:] = flow._core.values
-            if len(valid.x) and epoch - best_epoch > patience:
-                break
-        if len(valid.x):
-            flow._core.values[:] = best
-        self.save_weights(os.path.join(output, "model.pt"))
-        if plot and history["loss"]:
-            plot_loss(len(history["loss"]), history, filename=os.path.join(output, "loss.png"))
-        return history
-
-    def _epoch(self, train: Part, noise: float) -> float:
-        flow, clip = self.model.flow, self.training_config["clip_grad_norm"] or 0.0
-        losses = []
-        for x, weights, context in train.batches(self.rng.permutation(len(train.x)), self._batch_size):
-            if noise:
-                x = x + noise * self.rng.standard_normal(x.shape).astype(x.dtype)
-            losses.append(flow.train_step(x, self._optimiser, context=context, sample_weight=weights, clip=clip,
-                                          seed=None if not flow.config.get("dropout") else self._seed()))
+                losses.append(flow.train_step(part.x + noise, self._optimiser, context=part.context, seed=seed,
+                                              sample_weight=weight, clip=clip))
+            except NumericError as error:
+                logger.warning("Epoch %d ended early: %s", self._epoch, error)
+                return np.nan
         return float(np.mean(losses))
+
+    def _validate(self, val_data: Any, **kinds: bool) -> float:
+        """Infinity if a row has no density, as torch's flows give; NaN if there is none, or all weights are 0."""
+        batch = self._batch(val_data, **kinds)
+        if not len(batch) or (batch.weight is not None and not batch.weight.any()):
+            return np.nan
+        try:
+            log_prob = self.model.flow.log_prob(batch.x, context=batch.context)
+        except NumericError:
+            return np.inf
+        return float(-np.average(log_prob, weights=batch.weight))
 
     def reset_model(self, weights: bool = True, permutations: bool = False) -> None:
         """Draws new weights; with permutations a new model. Orders of columns stay otherwise."""
         if permutations:
-            self._make()
+            self._take(CouplingFlow(self.flow_config["n_inputs"], **self._settings, seed=self._seed()), False)
         elif weights:
             self.model.flow.reset(self._seed())
-            self._begin()
+            self._take(self.model.flow, False)
 
     # Files
 
@@ -242,10 +215,9 @@ class EvenflowModel(FlowModel):
         wanted = self.model.flow.config
         for name in wanted.keys() | flow.config.keys():
             if name not in ("seed", "threads") and wanted.get(name) != flow.config.get(name):
-                raise ConfigError(f"[{WHERE}] expected weights of a flow with {name}={wanted.get(name)!r}, as "
-                                  f"flow_config says, got {flow.config.get(name)!r} in {weights_file}")
-        self.model.flow = flow
-        self._trained, self._optimiser = True, self.get_optimiser()
+                raise wrong(ConfigError, WHERE, name, f"expected weights of a flow with {name}={wanted.get(name)!r}, "
+                            f"as flow_config says, got {flow.config.get(name)!r} in {weights_file}")
+        self._take(flow, True)
         self.weights_file = weights_file
 
     # Density and samples, float64
@@ -253,7 +225,7 @@ class EvenflowModel(FlowModel):
     def forward_and_log_prob(self, x: np.ndarray,
                              conditional: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         z, logdet = each(self.model.flow, "forward", x, conditional)
-        return z, self._base(z) + logdet
+        return z, _normal(z) + logdet
 
     def inverse(self, z: np.ndarray, conditional: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         return each(self.model.flow, "inverse", z, conditional)
@@ -275,44 +247,15 @@ class EvenflowModel(FlowModel):
         if z is None:
             z, alt_dist = self.sample_latent_distribution(N), None
         z = np.asarray(z)
-        if alt_dist is None:
-            log_prob = self._base(z)
-        else:
-            log_prob = alt_dist.log_prob(torch.from_numpy(z)).numpy()
+        log_prob = _normal(z) if alt_dist is None else alt_dist.log_prob(torch.from_numpy(z)).numpy()
         x, logdet = self.inverse(z, conditional)
         return x, log_prob - logdet
 
-    def _base(self, z: np.ndarray) -> np.ndarray:
-        log_prob: np.ndarray = -0.5 * (z * z).sum(1) - 0.5 * np.log(2 * np.pi) * z.shape[1]
-        return log_prob
 
-
-class Part:
-    """Samples to train on, or to choose an epoch by, in the flow's dtype."""
-
-    def __init__(self, dtype: np.dtype, rows: np.ndarray, x: np.ndarray, weights: np.ndarray | None,
-                 context: np.ndarray | None):
-        self.x = np.ascontiguousarray(x[rows], dtype)
-        self.weights, self.context = (None if values is None else np.ascontiguousarray(values[rows], dtype)
-                                      for values in (weights, context))
-
-    def batches(self, order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Any, Any]]:
-        """Rows in this order, and their weights over the mean weight of a batch. No batch has a single row."""
-        ends = [*range(size, len(order) - 1, size), len(order)]
-        for begin, end in zip([0, *ends], ends):
-            rows = order[begin:end]
-            weights = None if self.weights is None else self.weights[rows] / self.weights[rows].mean()
-            yield self.x[rows], weights, None if self.context is None else self.context[rows]
-
-    def loss(self, flow: CouplingFlow) -> float:
-        """Infinity if a row has no density, as torch's flows give; NaN if all weights are 0."""
-        if self.weights is not None and not self.weights.any():
-            return np.nan
-        try:
-            log_prob = flow.log_prob(self.x, context=self.context)
-        except NumericError:
-            return np.inf
-        return float(-np.average(log_prob, weights=self.weights))
+def _normal(z: np.ndarray) -> np.ndarray:
+    """The base's log-density, NaN for rows that have none."""
+    log_prob: np.ndarray = -0.5 * (z * z).sum(1) - 0.5 * np.log(2 * np.pi) * z.shape[1]
+    return log_prob
 
 
 class EvenflowProposal(FlowProposal):
