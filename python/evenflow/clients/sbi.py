@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.errors import ConfigError
+from evenflow._border.batch import Batch
 from evenflow._border.extras import need
+from evenflow.errors import ConfigError, wrong
 from evenflow.models import CouplingFlow
 from evenflow.optim import Adam
 
@@ -150,15 +151,16 @@ def train(trainer: Any, **options: Any) -> Estimator:
         The trainer is neither, or `likelihood` of its density_estimator does not fit it.
     """
     if not hasattr(trainer, "_train_epoch"):
-        raise ConfigError(f"[sbi.train] expected a trainer of sbi 0.27 with a method _train_epoch, got "
-                          f"{type(trainer).__name__} of sbi {version('sbi')}; call trainer.train")
+        raise wrong(ConfigError, "sbi.train", "trainer", "expected one of sbi 0.27 with a method _train_epoch, got "
+                    f"{type(trainer).__name__} of sbi {version('sbi')}; call trainer.train")
     likelihood = isinstance(trainer, LikelihoodEstimatorTrainer)
     if not (likelihood or isinstance(trainer, PosteriorEstimatorTrainer)):
-        raise ConfigError(f"[sbi.train] expected a trainer of NPE or NLE, got {type(trainer).__name__}")
+        raise wrong(ConfigError, "sbi.train", "trainer",
+                    f"expected a trainer of NPE or NLE, got {type(trainer).__name__}")
     built = getattr(trainer._build_neural_net, "likelihood", likelihood)
     if built is not likelihood:
-        raise ConfigError(f"[sbi.train] expected density_estimator(likelihood={likelihood}) for "
-                          f"{type(trainer).__name__}, got likelihood={built}")
+        raise wrong(ConfigError, "sbi.train", "likelihood", f"expected density_estimator(likelihood={likelihood}) for "
+                    f"{type(trainer).__name__}, got likelihood={built}")
     if "dataloader_kwargs" in options or options.get("calibration_kernel") is not None:
         return trainer.train(**options)  # type: ignore[no-any-return]
     steps = _Steps(likelihood, options)
@@ -175,50 +177,45 @@ def train(trainer: Any, **options: Any) -> Estimator:
 class _Steps:
     """Epochs of a trainer in numpy. The torch optimiser that sbi makes as well is not used."""
 
+    optimizer: Adam | None = None
+    """A new one, or, to go on with, as the last call of `train` left it."""
+
     def __init__(self, likelihood: bool, options: dict[str, Any]):
-        self._likelihood = likelihood
-        self._forced = bool(options.get("force_first_round_loss"))
-        self._resumed = bool(options.get("resume_training"))
-        self.optimizer: Adam | None = None
-        self._data: tuple[np.ndarray, np.ndarray] | None = None
+        self._likelihood, self._resumed = likelihood, bool(options.get("resume_training"))
+        self._always = likelihood or bool(options.get("force_first_round_loss"))
+        self._rows: Batch | None = None
 
-    def _native(self, trainer: Any) -> bool:
+    def _begin(self, trainer: Any, loader: Any) -> Batch | None:
+        """All inputs and contexts; None if the epoch is not for native steps."""
         net = trainer._neural_net
-        return (isinstance(net, Estimator) and not any(p.requires_grad for p in net.embedding_net.parameters())
-                and not any(isinstance(layer, STATEFUL) for layer in net.embedding_net.modules())
-                and (self._likelihood or self._forced or trainer._round == 0))
-
-    def _rows(self, trainer: Any, loader: Any) -> tuple[np.ndarray, np.ndarray]:
-        """All inputs and contexts."""
-        if self._data is None:
+        if not (self._always or trainer._round == 0) or not isinstance(net, Estimator):
+            return None
+        if any(p.requires_grad for p in net.embedding_net.parameters()) or any(
+                isinstance(layer, STATEFUL) for layer in net.embedding_net.modules()):
+            return None
+        if self._rows is None:
             theta, x = loader.dataset.tensors[:2]
             input, condition = (x, theta) if self._likelihood else (theta, x)
             with torch.no_grad():
-                context = trainer._neural_net._context(condition)
-            self._data = _flat(input).numpy(), context.numpy()
-        return self._data
-
-    def _adam(self, trainer: Any, flow: CouplingFlow) -> Adam:
-        """A new one, or, to go on with, as the last call of `train` left it."""
-        if self.optimizer is None:
-            self.optimizer = Adam(flow, lr=trainer.optimizer.param_groups[0]["lr"])
+                self._rows = Batch(_flat(input).numpy(), context=net._context(condition).numpy())
+            self.optimizer = Adam(net.flow, lr=trainer.optimizer.param_groups[0]["lr"])
             if self._resumed and hasattr(trainer, "_evenflow_adam"):
                 self.optimizer.load_state_dict(trainer._evenflow_adam)
-        return self.optimizer
+        return self._rows
 
     def train_epoch(self, trainer: Any, loader: Any, clip_max_norm: float | None, loss_args: Any) -> float:
-        if not self._native(trainer):
+        rows = self._begin(trainer, loader)
+        if rows is None:
             return type(trainer)._train_epoch(trainer, loader, clip_max_norm, loss_args)  # type: ignore[no-any-return]
-        flow, (x, context) = trainer._neural_net.flow, self._rows(trainer, loader)
-        adam, order, batch = self._adam(trainer, flow), np.asarray(loader.sampler.indices), loader.batch_size
-        order = order[torch.randperm(len(order)).numpy()]
-        losses = [flow.train_step(x[rows], adam, context=context[rows], clip=clip_max_norm or 0.0)
-                  for rows in np.split(order[:len(loader) * batch], len(loader))]
-        return float(np.mean(losses))
+        order = np.asarray(loader.sampler.indices)
+        order = order[torch.randperm(len(order)).numpy()][:len(loader) * loader.batch_size]
+        parts = map(rows.__getitem__, np.split(order, len(loader)))
+        return float(np.mean([trainer._neural_net.flow.train_step(
+            part.x, self.optimizer, context=part.context, clip=clip_max_norm or 0.0) for part in parts]))
 
     def validate_epoch(self, trainer: Any, loader: Any, loss_args: Any) -> float:
-        if not self._native(trainer):
+        rows = self._begin(trainer, loader)
+        if rows is None:
             return type(trainer)._validate_epoch(trainer, loader, loss_args)  # type: ignore[no-any-return]
-        x, context = self._rows(trainer, loader)
-        rows = np.asarray(loader.sampler.indices)
-        return float(-trainer._neural_net.flow.log_prob(x[rows], context=context[rows]).mean())
+        part = rows[np.asarray(loader.sampler.indices)]
+        return float(-trainer._neural_net.flow.log_prob(part.x, context=part.context).mean())
