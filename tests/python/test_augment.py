@@ -25,11 +25,6 @@ def test_augment_does_nothing_at_level_0(pictures):
     assert np.array_equal(Augment.level(0)(pictures, 0, 0, np.arange(40)), pictures)
 
 
-def test_levels_are_those_of_glows_code():
-    assert Augment.level(1) == Augment(shift=0.1)
-    assert Augment.level(2) == Augment(shift=0.1, flip=True, rotation=15.0, zoom=0.1, shear=0.02)
-
-
 def test_augment_flips_half(pictures):
     images, index = np.tile(pictures, (50, 1, 1, 1)), np.arange(2000)
     out = Augment(flip=True)(images, 1, 0, index)
@@ -121,7 +116,3 @@ def test_each_change_is_drawn_apart():
 def test_broken_augment(make, error, word):
     with pytest.raises(error, match=word):
         make()
-
-
-def test_settings_come_back_from_json():
-    assert Settings(augment={"flip": True}).augment == Augment(flip=True)

@@ -31,14 +31,6 @@ def test_arrays_that_do_not_fit(x, out, error, text):
         nice()._core.log_prob(x, out)
 
 
-def test_results_that_are_read_only():
-    out = np.zeros(4)
-    out.setflags(write=False)
-    with pytest.raises(ValueError, match="not writeable"):
-        nice()._core.log_prob(X, out)
-    assert not out.any()
-
-
 def test_labels_that_do_not_fit(glow):
     core = glow(classes=3, class_weight=0.1, seed=2)._core
     x, out = np.zeros((5, 4, 4, 2), np.float32), np.zeros(5)
@@ -51,30 +43,6 @@ def test_labels_that_do_not_fit(glow):
     for wrong in (np.zeros(5, np.int64), np.zeros(10, np.int32)[::2]):
         with pytest.raises(TypeError, match="labels to be a C-contiguous int32 array"):
             core.log_prob(x, out, wrong)
-
-
-@pytest.mark.parametrize("bits", [0, 9, -1])
-def test_bits_out_of_range(bits):
-    with pytest.raises(ef.ConfigError, match=rf"\[dequantize\] expected 1 <= bits <= 8, got {bits}"):
-        nice()._core.dequantize(X.astype(np.uint8), bits, None, 0, X.copy())
-
-
-def test_sums_of_bfloat16():
-    with pytest.raises(ef.ShapeError, match="expected 2 axes, got 1"):
-        _core.sum_bfloat16(np.zeros(4, np.uint16), np.zeros(4, np.uint16))
-    with pytest.raises(ef.ShapeError, match=r"\[sum_bfloat16\] expected 4 values, got 3"):
-        _core.sum_bfloat16(np.zeros((2, 4), np.uint16), np.zeros(3, np.uint16))
-    with pytest.raises(ef.ShapeError, match=r"\[from_bfloat16\] expected 4 values, got 5"):
-        _core.from_bfloat16(np.zeros(4, np.uint16), np.zeros(5, np.float32))
-
-
-def test_arrays_to_write(tmp_path):
-    values = np.arange(6, dtype=np.float32).reshape(2, 3)
-    _core.write_safetensors(str(tmp_path / "a"), {"t": values.T, "s": np.arange(8.0)[::2]}, {})
-    got, _ = _core.read_safetensors(str(tmp_path / "a"))
-    assert np.array_equal(got["t"], values.T) and np.array_equal(got["s"], [0, 2, 4, 6])
-    with pytest.raises(TypeError, match=r"\[write_safetensors\] expected float32, float64 or int64 for t, got"):
-        _core.write_safetensors(str(tmp_path / "b"), {"t": values.astype(np.float16)}, {})
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -92,30 +60,12 @@ def test_first_value_that_is_not_finite(dtype, count):
                 assert _core.first_not_finite(bad.reshape(-1, 7)) == place
 
 
-@pytest.mark.parametrize("x", [np.ones(3, np.int32), np.ones(3, ">f4"), np.ones(3, np.float16), np.ones((4, 4)).T[1:],
-                               np.ones(6, np.float32)[::2]])
-def test_first_value_that_is_not_finite_of_another_array(x):
-    with pytest.raises(TypeError, match=r"\[first_not_finite\] expected array to be a C-contiguous float"):
-        _core.first_not_finite(x)
-
-
 def test_odd_addresses():
     """The core reads whole numbers where they belong."""
     x = np.frombuffer(b"-" + np.arange(6, dtype=np.float32).tobytes(), np.float32, offset=1).reshape(3, 2)
     assert not x.flags.aligned
     taken = to_floats("log_prob", x, x.dtype)
     assert taken.flags.aligned and np.array_equal(taken, x)
-
-
-def test_errors_of_the_core_name_the_call(table, real_nvp):
-    flow = real_nvp()
-    with pytest.raises(ef.ConfigError, match=r"^\[bits_per_dim\] this model is not initialised"):
-        flow.bits_per_dim(table)
-    flow.init(table)
-    with pytest.raises(ef.NumericError, match=r"^\[bits_per_dim\] expected"):
-        flow.bits_per_dim(np.full_like(table, 1e30))
-    with pytest.raises(ef.NumericError, match=r"^\[log_prob\] expected"):
-        flow.log_prob(np.full_like(table, 1e30))
 
 
 def test_log_probabilities_of_classes_that_are_not_finite(images, glow):

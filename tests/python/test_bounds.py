@@ -184,20 +184,6 @@ def test_settings_that_are_none(make, pairs, error, text):
         make(2, bounds=pairs)
 
 
-def test_bounds_of_float64():
-    plain_table(2, bounds=[(1, 1 + 1e-9), (-3e38, 3e38)], dtype="float64")
-    with pytest.raises(ef.ConfigError, match="expected bounds that float64 holds, got"):
-        plain_table(2, bounds=[(-1e308, 1e308), None], dtype="float64")
-
-
-def test_images_have_no_bounds():
-    with pytest.raises(ef.ConfigError, match="bounds is a setting for tables, and this is a model for images"):
-        ef.NICE((2, 2, 1), bounds=[(0, 1)] * 4)
-    for make in (ef.Glow, ef.RealNVP):
-        with pytest.raises(TypeError, match="unexpected argument 'bounds'"):
-            make((2, 2, 1), bounds=[(0, 1)] * 4)
-
-
 def test_with_a_context():
     """A box prior: no draw of any posterior leaves it."""
     rng = np.random.default_rng(0)
@@ -267,36 +253,6 @@ def test_sklearn_columns_by_number_and_name(estimator):
             clone(estimator).set_params(bounds={key: (0, 1)}).fit(data)
 
 
-@pytest.mark.parametrize("names, key, place", [
-    ([5, 6, 7, 8], 6, 1), ([5, 6, 7, 8], 1, 1), ([2, 3, 0, 1], 3, 1), ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], 1, 1),
-    ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], ("a", 1), 1)])
-def test_sklearn_names_go_before_places(estimator, names, key, place):
-    from sklearn.base import clone
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(rows(200))
-    frame.columns = names
-    wanted = [[0.0, 1.0] if c == place else [None, None] for c in range(4)]
-    assert clone(estimator).set_params(bounds={key: (0, 1)}).fit(frame).flow_.config["bounds"] == wanted
-
-
-def test_sklearn_columns_named_twice_or_not_at_all(estimator):
-    from sklearn.base import clone
-    pandas = pytest.importorskip("pandas")
-    for names, twice, text in ((["a", "b", "c", "d"], {"a": (0, None), 0: (None, 99)}, "got a twice, by name"),
-                               ([1, 2, 3, 4], {0: (0, None), 1: (None, 99)}, "got 1 twice, by name"),
-                               ([5, 6, 7, 8], {9: (0, 1)}, "for columns out of 5, 6, 7, 8, got 9")):
-        with pytest.raises(ef.ConfigError, match=rf"\[FlowDensity\] expected bounds .*{text}"):
-            clone(estimator).set_params(bounds=twice).fit(pandas.DataFrame(rows(200), columns=names))
-
-
-def test_sklearn_columns_of_an_arrow_table(estimator):
-    from sklearn.base import clone
-    pyarrow = pytest.importorskip("pyarrow")
-    table = pyarrow.table(dict(zip("abcd", rows(200).T)))
-    named = clone(estimator).set_params(bounds={"b": (0, 1), 3: (None, 5)}).fit(table)
-    assert named.flow_.config["bounds"] == [[None, None], [0.0, 1.0], [None, None], [None, 5.0]]
-
-
 def test_sklearn_judges_columns_as_the_flow_sees_them(estimator):
     from sklearn.base import clone
     two = clone(estimator).set_params(bounds={0: (0, None)})
@@ -350,14 +306,6 @@ def test_command_line(table, tmp_path, capsys):
         assert main([command, str(run), str(table)]) == 0
 
 
-def test_command_line_without_names(tmp_path):
-    np.save(tmp_path / "x.npy", rows(300))
-    run = tmp_path / "run"
-    assert main(["train", str(tmp_path / "x.npy"), "--out", str(run), "--bounds", "1", "0", "1", *RUN]) == 0
-    assert ef.load(run / "model.safetensors").config["bounds"][1] == [0.0, 1.0]
-    assert 'bounds = [["1", 0.0, 1.0]]' in (run / "config.toml").read_text()
-
-
 @pytest.mark.parametrize("option", ["--label", "--context", "--weight"])
 def test_command_line_without_names_behind_a_column_of_another_use(tmp_path, option):
     table, run, again = tmp_path / "x.csv", tmp_path / "run", tmp_path / "again"
@@ -370,24 +318,6 @@ def test_command_line_without_names_behind_a_column_of_another_use(tmp_path, opt
     assert main(["train", "--config", str(run / "config.toml"), "--out", str(again)]) == 0
     assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     assert main([*command, "--resume"]) == 0
-
-
-def test_command_line_without_an_end(table, tmp_path, capsys):
-    run, free, open_ends = tmp_path / "run", tmp_path / "free", ["--bounds", "share", "none", "none"]
-    command = ["train", str(table), "--out", str(free), *open_ends, *RUN]
-    assert main(command) == 0
-    assert main([*command, "--resume"]) == 0
-    assert main(["train", str(table), "--out", str(run), *ENDS, *RUN]) == 0
-    for out, code in ((tmp_path / "other", 0), (run, 2)):  # in place of the file's, and of the run's
-        assert main(["train", "--config", str(run / "config.toml"), "--out", str(out), *open_ends, "--resume"]) == code
-    for folder in (free, tmp_path / "other"):
-        assert "bounds" not in ef.load(folder / "model.safetensors").config
-        assert "\nbounds" not in (folder / "config.toml").read_text()
-    (tmp_path / "c.toml").write_text("bounds = []\n")
-    assert main(["train", str(table), "--config", str(tmp_path / "c.toml"), "--out", str(free), "--resume", *RUN]) == 0
-    capsys.readouterr()
-    assert main(["train", str(table), "--out", str(run), *open_ends, *open_ends, *RUN]) == 2
-    assert "--bounds share was given twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ends, code, text", [
@@ -413,24 +343,3 @@ def test_command_line_names_rows_of_the_file(tmp_path, capsys):
                      "--bounds", "share", "0", "1", *RUN]) == 1
         assert ("[train] expected values between 0 and 1 for column share, got 2.5 for sample 17; 3 of 600 rows lie on "
                 in capsys.readouterr().err)
-
-
-def test_command_line_checks_what_is_only_tested_on(tmp_path, capsys):
-    x, test = rows(300), rows(50, 1)
-    test[4, 1] = 1.5
-    np.savez(tmp_path / "x.npz", train=x, test=test)
-    command = ["train", str(tmp_path / "x.npz"), "--out", str(tmp_path / "run"), "--bounds", "1", "0", "1", *RUN]
-    assert main(command) == 1
-    assert "[train, test] expected values between 0 and 1 for column 1, got 1.5 for sample 4" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("value, text", [
-    ('"share"', "bounds: expected 3 arguments"), ('["share", 0, 1]', "bounds: expected 3 arguments"),
-    ('[["share", 0]]', "bounds: expected 3 arguments"),
-    ('[["share", 0, true]]', "bounds share: an end is a number or none, not 'true'"),
-])
-def test_config_file_errors(table, tmp_path, capsys, value, text):
-    path = tmp_path / "c.toml"
-    path.write_text(f"bounds = {value}\n")
-    assert main(["train", str(table), "--config", str(path), "--out", str(tmp_path / "run")]) == 2
-    assert f"[config] {path}: {text}" in capsys.readouterr().err

@@ -1,14 +1,12 @@
 """A context from files and on the command line: a table's columns that the density of the others is given."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 import evenflow as ef
 from evenflow import latent
-from evenflow.cli import bench
 from evenflow.cli import main
 from evenflow.runs.export import decode_rows
 from evenflow.runs.stream import read_rows
@@ -85,46 +83,6 @@ def test_arrays_of_numpy_files(tmp_path):
         np.savez(tmp_path / "many" / f"train{i}.npz", x=X[i::2], context=C[i::2])
     joined = ef.data.load(tmp_path / "many")
     assert np.array_equal(joined.train_context, np.concatenate([C[0::2], C[1::2]]))
-
-
-def test_bad_contexts_of_numpy_files(tmp_path):
-    bad = C.copy()
-    bad[7, 2] = np.nan
-    for context, error, text in (
-            (C[:5], ef.IoError, r"expected numbers \(600, C\) or \(600,\) as context, got float64 \(5, 3\)"),
-            (C > 0, ef.IoError, r"as context, got bool"), (C[:, :0], ef.IoError, r"got float64 \(600, 0\)"),
-            (bad, ef.IoError, r"row 7, column 2 of the context: missing value")):
-        np.savez(tmp_path / "t.npz", x=X, context=context)
-        with pytest.raises(error, match=text):
-            ef.data.load(tmp_path / "t.npz")
-    np.savez(tmp_path / "t.npz", train=X, test=X, train_context=C)
-    with pytest.raises(ef.IoError, match="the training and the test part differ in their context"):
-        ef.data.load(tmp_path / "t.npz")
-    np.savez(tmp_path / "t.npz", x=np.zeros((5, 4, 4), np.uint8), context=C[:2])
-    with pytest.raises(ef.IoError, match="expected numbers \\(5, C\\) or \\(5,\\) as context, got float64 \\(2, 3\\)"):
-        ef.data.load(tmp_path / "t.npz")
-    (tmp_path / "many").mkdir()
-    for i, context in ((0, {"context": C}), (1, {})):
-        np.savez(tmp_path / "many" / f"train{i}.npz", x=X, **context)
-    with pytest.raises(ef.IoError, match="train1.npz: the context must be as in .*train0.npz"):
-        ef.data.load(tmp_path / "many")
-    np.savez(tmp_path / "many" / "train1.npz", x=X, context=C[:, :2])
-    with pytest.raises(ef.IoError, match="train1.npz: the context must be as in"):
-        ef.data.load(tmp_path / "many")
-
-
-@pytest.mark.parametrize("chosen, error, text", [
-    ({"context": ["y9"]}, ef.ConfigError, "there is no column 'y9'"),
-    ({"context": "y0"}, TypeError, "context must be a list of names, not 'y0'"),
-    ({"context": ["y0", "y0"]}, ef.ConfigError, "column 'y0' is chosen twice"),
-    ({"columns": ["freq", "y0"], "context": ["y0"]}, ef.ConfigError,
-     "column 'y0' is chosen twice"),
-    ({"context": NAMES}, ef.ConfigError, "no column is left for the density")])
-def test_bad_choices_of_columns(tmp_path, chosen, error, text):
-    path = write_csv(tmp_path / "t.csv")
-    with pytest.raises(error, match=text):
-        ef.data.load(path, **chosen)
-    assert ef.data.load(path, context=[]).train_context is None
 
 
 # The command line
@@ -277,35 +235,3 @@ def test_latents_without_a_context_are_decoded_given_one(folder, tmp_path):
         assert np.array_equal(np.load(out), flow.decode(z, context=at))
     with pytest.raises(ef.ShapeError, match="expected as many rows of context as latents, 8, got 9"):
         decode_rows(flow, z, out, context=C[:9])
-
-
-def test_latent_commands(folder, tmp_path, capsys):
-    run, out = str(folder / "run"), str(tmp_path / "o.npy")
-    found = answer(capsys, "reconstruct", run, "--out", out)
-    assert found["reconstructions"][0]["worst_error"] < 1e-4
-    error = answer(capsys, "interpolate", run, code=2)
-    assert "start and end have to be of one context" in error
-    answer(capsys, "interpolate", run, "--rows", "3", "3", "--steps", "2", "--out", out)
-    assert np.load(out).shape == (1, 2, 2)
-    assert answer(capsys, "interpolate", run, "--manifold", "--rows", "3", "3", "3", "3", "--steps", "2", "--out", out)
-    error = answer(capsys, "edit", run, "--positive", "a", code=2)
-    assert "the data have no labels and no attributes" in error
-
-
-def test_bench_takes_the_mean_context(folder):
-    flow = ef.load(folder / "run" / "model.safetensors")
-    before = flow.params.tobytes()
-    assert bench.bench(flow, 8, 0.0)["training_step_ms"] > 0
-    assert bench.bench(flow, 8, 0.0, context=C[0])["sample_ms"] > 0
-    assert flow.params.tobytes() == before
-
-
-def test_tables_with_an_ending_in_capitals(folder, tmp_path, capsys):
-    """Are read by the run's names as well."""
-    run, usual, capital = str(folder / "run"), str(folder / "t.csv"), str(tmp_path / "T.CSV")
-    shutil.copy(usual, capital)
-    results = [[answer(capsys, "eval", run, path)["nll_nats"],
-                answer(capsys, "score", run, path, "--out", str(tmp_path / "s.npy"))["mean"],
-                answer(capsys, "sample", run, "--given", path, "--n", "1", "--out", str(tmp_path / "x.npy"))["n"]]
-               for path in (usual, capital)]
-    assert results[0] == results[1]

@@ -127,9 +127,3 @@ def test_a_folder_that_can_not_be_made(mnist, tmp_path, monkeypatch):
         monkeypatch.delenv("HOME", raising=False)
         monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     assert os.listdir() == ["file"]
-
-
-def test_known_sets():
-    for public in SETS.values():
-        assert all(url.endswith("/") for url in public.addresses)
-        assert all(len(md5) == 32 and set(md5) <= set("0123456789abcdef") for md5 in public.files.values())

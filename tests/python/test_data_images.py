@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import struct
-import sys
 import tarfile
 import warnings
 import zlib
@@ -112,35 +111,6 @@ def test_a_model_with_alpha_reads_it_from_pictures(icons, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("5 rows")
 
 
-def test_a_single_picture_is_no_data_set(icons):
-    with pytest.raises(ef.IoError, match="a single picture is no data set; name a folder with it"):
-        ef.data.load(icons / "a_rgba.png")
-
-
-def test_half_transparent_and_grey_pictures(icons):
-    image = pytest.importorskip("PIL.Image")
-    for path in icons.iterdir():
-        path.unlink()
-    image.fromarray(np.full((4, 4, 2), (100, 51), np.uint8)).save(icons / "1.png")  # a fifth of 100, four of 255
-    with pytest.warns(ef.DataWarning, match="transparent pictures: 1 of 1"):
-        data = ef.data.load(icons)
-    assert data.shape == (4, 4, 1) and (data.train == 224).all()
-
-
-def test_transparent_pictures_that_stay_on_the_disk(icons, monkeypatch):
-    """They are not decoded to be counted."""
-    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
-    with pytest.warns(ef.DataWarning, match="possibly transparent pictures: 5 of 5"):
-        data = ef.data.load(icons)
-    assert (data.train[0][:, 2:] == 255).all()
-
-
-@pytest.mark.parametrize("background", ["no colour", (255, 255, 255)])
-def test_background_is_a_colour(icons, background):
-    with pytest.raises(ef.ConfigError, match="background must be a colour, such as 'white' or '#ffffff', not"):
-        ef.data.load(icons, background=background)
-
-
 def test_pictures_are_cropped_and_decoded_when_used(tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image")
     pictures = rng.integers(0, 256, (4, 8, 10, 3), np.uint8)
@@ -164,13 +134,6 @@ def test_pictures_are_cropped_and_decoded_when_used(tmp_path, monkeypatch):
         ef.data.load(tmp_path, crop=6)
 
 
-def test_pictures_of_16_bits_are_refused(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ef.IoError, match="deep.png: expected 8 bits a channel"):
-        ef.data.load(tmp_path)
-
-
 def png(depth, channels):
     """A picture of 2 x 2 white pixels; Pillow writes none of 16 bits with colours."""
     def chunk(kind, data):
@@ -181,27 +144,15 @@ def png(depth, channels):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def ppm(largest):
-    return f"P6 2 2 {largest}\n".encode() + bytes(12 * (1 + (largest > 255)))
-
-
-def tiff(depth):
-    tags = ((256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 206),
-            (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, 12 * depth // 8))
-    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    return header.ljust(200, b"\0") + struct.pack("<HHH", *3 * [depth]) + bytes(12 * depth // 8)
-
-
 def test_colours_of_16_bits_are_refused(tmp_path):
     """Pillow opens them as pictures of 8 bits."""
     pytest.importorskip("PIL.Image")
-    for kind, good, bad in ([("png", png(8, n), png(16, n)) for n in (2, 3, 4)]
-                            + [("ppm", ppm(255), ppm(65535)), ("tif", tiff(8), tiff(16))]):
-        path = tmp_path / f"x.{kind}"
+    for good, bad in [(png(8, n), png(16, n)) for n in (2, 3, 4)]:
+        path = tmp_path / "x.png"
         path.write_bytes(good)
         assert ef.data.load(tmp_path).train[0].std() == 0
         path.write_bytes(bad)
-        with pytest.raises(ef.IoError, match=f"x.{kind}: expected 8 bits a channel, got more"):
+        with pytest.raises(ef.IoError, match="x.png: expected 8 bits a channel, got more"):
             ef.data.load(tmp_path)
         path.unlink()
 
@@ -277,12 +228,6 @@ def test_broken_cifar_binary(tmp_path, change, word):
             ef.data.load(path)
 
 
-def test_broken_cifar_names(tmp_path):
-    files = {**cifar10(), "batches.meta.txt": b"cat\ndog\n"}
-    with pytest.raises(ef.IoError, match="names of 10 classes"):
-        ef.data.load(write_folder(tmp_path / "c", files))
-
-
 def test_archive_writes_nothing_and_follows_nothing(tmp_path):
     path = write_archive(tmp_path / "c.tar.gz", cifar10(), folder="../../")
     before = sorted(os.listdir(tmp_path))
@@ -328,13 +273,6 @@ def test_svhn(tmp_path):
     path.unlink()
     with pytest.raises(ef.IoError, match="test_32x32.mat: this MATLAB file can't be read"):
         ef.data.load(tmp_path)
-
-
-def test_without_scipy(tmp_path, monkeypatch):
-    (tmp_path / "t.mat").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ef.MissingExtra, match=r'pip install "evenflow\[svhn\]"'):
-        ef.data.load(tmp_path / "t.mat")
 
 
 # CelebA

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from plain import plain_table
 
-import evenflow as ef
 
 RATE, UNITS, ROWS = 0.3, 400, 7
 
@@ -63,9 +62,3 @@ def test_nothing_else_drops_units():
         np.testing.assert_allclose(ours, theirs, rtol=1e-11)
     report = flow.verify(x)
     assert report.ok, report
-
-
-def test_a_rate_is_a_share_below_one():
-    for rate, text in ((1.0, r"in \[0, 1\)"), (-0.1, ">= 0"), (float("nan"), "finite")):
-        with pytest.raises(ef.errors.ConfigError, match=text):
-            ef.CouplingFlow(3, dropout=rate)

@@ -75,13 +75,6 @@ def test_weights_of_which_hardly_any_count_are_not_trusted(normal, log_density):
         assert not normal.importance(log_density, 2000, seed=5).ok
 
 
-def test_the_tail_of_the_weights_that_are_not_zero():
-    rng = np.random.default_rng(6)
-    log_weights = -0.9 * np.log(rng.random(100_000))
-    log_weights[:90_000] = -np.inf
-    assert pareto_k(log_weights) == pytest.approx(0.9, abs=0.15)
-
-
 def test_a_function_may_write_to_its_samples(normal):
     def log_density(x):
         x -= 1
@@ -100,8 +93,3 @@ def test_a_function_may_write_to_its_samples(normal):
 def test_bad_targets(normal, log_density, error, text):
     with pytest.raises(error, match=rf"\[importance\] .*{text}"):
         normal.importance(log_density, 200)
-
-
-def test_too_few_samples(normal):
-    with pytest.raises(ef.ConfigError, match=r"\[importance\] .* n .*100"):
-        normal.importance(gaussian(1.0), 10)

@@ -48,12 +48,6 @@ def test_masks_that_no_model_has(wrong: Any, message: str) -> None:
         plain_table(4, couplings=3, mask=wrong)
 
 
-@pytest.mark.parametrize("wrong", [MASK.astype(int), 3, None, [], [[0, 2], [1, 3], [0, 1, 2]], {"halves"}])
-def test_masks_of_another_type(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"expected as mask one of halves, odd-even, log2, or bools for every coupling"):
-        plain_table(4, couplings=3, mask=wrong)
-
-
 def test_with_a_context_a_coupling_may_change_every_column() -> None:
     mask = np.ones((2, 3), bool)
     flow = plain_table(3, couplings=2, context=1, mask=mask, hidden=(8,), seed=2)

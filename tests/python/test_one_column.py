@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
 import evenflow as ef
 from plain import plain_table
@@ -39,8 +38,3 @@ def test_fit_finds_two_peaks_whose_place_the_context_gives(tmp_path: Any) -> Non
     flow.save(tmp_path / "one.safetensors")
     again = ef.load(tmp_path / "one.safetensors")
     assert again.sample(5, context=c[:5], seed=1).tobytes() == flow.sample(5, context=c[:5], seed=1).tobytes()
-
-
-def test_others_need_two() -> None:
-    with pytest.raises(ef.ShapeError, match="CouplingFlow takes one"):
-        ef.NICE(1)

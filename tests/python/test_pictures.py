@@ -8,9 +8,7 @@ import pytest
 
 import evenflow as ef
 from evenflow import plot
-from evenflow.training import presets
 from evenflow.cli import main
-from evenflow._border.files import replacing
 
 image = pytest.importorskip("PIL.Image")
 SMALL = ["--levels", "1", "--depth", "1", "--hidden", "4", "--steps", "2", "--quiet"]
@@ -77,21 +75,6 @@ def test_parts_with_classes(tmp_path):
     assert data.train_labels.tolist() == [0, 0, 1] and data.test_labels is None and len(data.test) == 2
 
 
-def test_other_names_are_classes(tmp_path):
-    for name in ("train", "plane"):
-        write(tmp_path / name / "1.png")
-    data = ef.data.load(tmp_path)
-    assert data.classes == ["plane", "train"] and data.test is None
-
-
-def test_parts_that_stay_on_the_disk(tmp_path, monkeypatch):
-    x, y = (write(tmp_path / part / "0.png", seed=i) for i, part in enumerate(("train", "test")))
-    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
-    data = ef.data.load(tmp_path)
-    assert not isinstance(data.train, np.ndarray)
-    assert np.array_equal(data.train[:], [x]) and np.array_equal(data.test[:], [y])
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_set_upright(tmp_path, orientation):
     ops = pytest.importorskip("PIL.ImageOps")
@@ -107,12 +90,6 @@ def test_pictures_are_set_upright(tmp_path, orientation):
         assert np.array_equal(ef.data.load(path.parent).train[0], wanted)
         assert np.array_equal(ef.data.load(path.parent, crop=4).train[0],
                               wanted[wanted.shape[0] // 2 - 2:, wanted.shape[1] // 2 - 2:][:4, :4])
-
-
-def test_a_broken_note_of_a_camera(tmp_path):
-    pixels = np.zeros((6, 8, 3), np.uint8)
-    image.fromarray(pixels).save(tmp_path / "1.jpg", exif=b"Exif\0\0no TIFF header")
-    assert ef.data.load(tmp_path).shape == (6, 8, 3)
 
 
 def test_channels(tmp_path):
@@ -173,40 +150,7 @@ def test_the_data_are_found_from_elsewhere(tmp_path, colour, capsys, monkeypatch
     assert "no file or folder photos" in capsys.readouterr().err
 
 
-def test_a_run_from_a_folder_that_is_gone(tmp_path, monkeypatch):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((50, 2)))
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert main(["train", str(tmp_path / "x.npy"), "--steps", "1", "--quiet", "--out", str(tmp_path / "run")]) == 0
-    assert main(["eval", str(tmp_path / "run")]) == 0
-
-
-def test_interpolation_within_a_class(tmp_path, colour, capsys):
-    out, few = str(tmp_path / "i.npy"), tmp_path / "few"
-    for options, shape in ((["--steps", "3"], (2, 3)), (["--manifold", "--steps", "2"], (2, 2))):
-        assert main(["interpolate", str(colour), *options, "--out", out]) == 0
-        assert np.load(out).shape == (*shape, 8, 8, 3)
-    for name in "ab":  # which have one picture each
-        write(few / name / "0.png", seed=1)
-    assert main(["interpolate", str(colour), str(few)]) == 2
-    assert "start and end have to be of one class" in capsys.readouterr().err
-
-
 # How long an average lags
-
-@pytest.mark.parametrize("epochs, steps, wanted", [(334, None, 0.99), (None, 19_999, 0.99), (None, 20_000, 0.999),
-                                                   (2_000, 900, 0.99), (2_300, None, 0.999)])
-def test_the_average_suits_the_length(epochs, steps, wanted):
-    assert presets.average(presets.TRAINING["image"], 540, 64, epochs, steps) == wanted
-
-
-def test_the_average_of_a_run(tmp_path):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8))
-    for options, wanted in (([], "0.99"), (["--average", "0.5"], "0.5"), (["--preset", "nice-mnist"], "0")):
-        small = SMALL if "--preset" not in options else ["--hidden", "4", "--steps", "1", "--quiet"]
-        assert main(["train", str(tmp_path / "x.npy"), *small, *options, "--force", "--out", str(tmp_path / "r")]) == 0
-        assert f"\naverage = {wanted}" in (tmp_path / "r" / "config.toml").read_text()
 
 
 # What is written
@@ -223,13 +167,6 @@ def test_pictures_with_alpha(tmp_path, channels, mode):
     assert main(["sample", str(tmp_path / "run"), "--n", "2", "--out", str(tmp_path / "s")]) == 0
     with pytest.raises(ef.IoError, match="x.jpg"):
         plot.save_grid(x[:1], tmp_path / "x.jpg")
-
-
-def test_an_error_has_the_name_that_was_given(tmp_path):
-    path = str(tmp_path / "nowhere" / "a.png")
-    with pytest.raises(ef.IoError) as caught, replacing("sample", path):
-        pass
-    assert str(caught.value).count(path) == 2 and f".{os.getpid()}." not in str(caught.value)
 
 
 @pytest.mark.parametrize("ending", ["tiff", "webp", "png", "gif"])

@@ -9,23 +9,6 @@ import evenflow as ef
 from evenflow import plot
 
 
-@pytest.mark.parametrize("sigma, error, message", [
-    ([2.0, np.nan], ef.NumericError, r"\[spectrum\] expected finite values, got nan in row 1"),
-    ([np.inf], ef.NumericError, r"\[spectrum\] expected finite values, got inf in row 0"),
-    ([2.0, -1.0], ef.ConfigError, r"\[spectrum\] expected sigma > 0, got -1"),
-    ([0.0, 1.0], ef.ConfigError, r"\[spectrum\] expected sigma > 0, got 0")])
-def test_scales_that_are_none(tmp_path, sigma, error, message):
-    with pytest.raises(error, match=message):
-        plot.spectrum(sigma, tmp_path / "s.png")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("history", [[{"step": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}], [3.0]])
-def test_a_history_without_steps(tmp_path, history):
-    with pytest.raises(ef.ConfigError, match=r"\[learning_curve\] expected records of Flow.fit, with their step, got"):
-        plot.learning_curve(history, tmp_path / "c.png")
-
-
 def test_any_iterable_is_a_history(tmp_path):
     records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "valid_loss": 1.5}]
     plot.learning_curve(records, tmp_path / "list.png")
@@ -37,14 +20,6 @@ def test_any_iterable_is_a_history(tmp_path):
     pandas = pytest.importorskip("pandas")
     plot.learning_curve(pandas.DataFrame(records), tmp_path / "frame.png")
     assert (tmp_path / "frame.png").read_bytes() == wanted
-
-
-@pytest.mark.parametrize("call", [lambda path: plot.spectrum([1.0], path),
-                                  lambda path: plot.learning_curve([{"step": 1, "loss": 2.0}], path),
-                                  lambda path: plot.save_grid(np.zeros((1, 2, 2, 1), np.uint8), path)])
-def test_paths_that_are_none(call):
-    with pytest.raises(TypeError, match=r"\[\w+\] expected a path, got None"):
-        call(None)
 
 
 def test_what_is_drawn(tmp_path, monkeypatch, pictures):

@@ -21,22 +21,6 @@ def make(columns: int, **settings: Any) -> ef.CouplingFlow:
     return flow
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_data_and_samples_lie_in_the_box(dtype: str, tmp_path: Any) -> None:
-    flow = make(4, dtype=dtype, mask="log2", permutation="shuffle")
-    x, log_prob = flow.sample_and_log_prob(20000, seed=1)
-    assert x.min() >= 0 and x.max() <= 1
-    assert np.abs(flow.log_prob(x) - log_prob).max() < (1e-2 if dtype == "float32" else 1e-8)
-    z = flow.encode(x)
-    assert z.min() >= 0 and z.max() <= 1
-    corners = np.array([[0, 1, 0, 1], [1, 1, 0, 0]], dtype)
-    z, logdet = flow.forward(corners)
-    assert np.abs(np.sort(z) - np.sort(corners)).max() < 1e-6 and np.array_equal(flow.log_prob(corners), logdet)
-    assert flow.verify(x[:50]).ok
-    flow.save(tmp_path / "box.safetensors")
-    assert ef.load(tmp_path / "box.safetensors").log_prob(x).tobytes() == flow.log_prob(x).tobytes()
-
-
 def test_importance_sampling_of_a_trained_flow_has_a_small_variance() -> None:
     """The integral of a peak and a ridge over the square: training by samples of the flow itself."""
     def integrand(x: np.ndarray) -> np.ndarray:

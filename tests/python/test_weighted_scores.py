@@ -37,17 +37,6 @@ def test_p_values_hold_for_rows_in_proportion_to_weights():
     assert np.mean(plain, axis=0)[0] > 0.15
 
 
-@pytest.mark.parametrize("weight, error, text", [
-    ([1.0], ef.ShapeError, r"expected reference_weight of shape \(3,\), got \(1,\)"),
-    ([1, -1, 1], ef.ConfigError, "expected reference_weight >= 0, got -1 for row 1"),
-    ([1, np.nan, 1], ef.NumericError, "expected finite numbers in reference_weight, got nan for row 1"),
-    ([0, 0, 0], ef.ConfigError, "expected a reference_weight > 0, got 3 zeros"),
-    ("w", TypeError, "expected .* got")])
-def test_bad_weights_of_a_reference(weight, error, text):
-    with pytest.raises(error, match=r"\[p_values\] " + text):
-        p_values([0.0], [1.0, 2.0, 3.0], weight)
-
-
 def test_scores_in_pieces(table_model, table, tmp_path):
     """Their mean is that of the rows' weights, of any size, whatever the pieces."""
     w = np.random.default_rng(0).uniform(0, 1, len(table))

@@ -8,7 +8,6 @@ import pytest
 import evenflow as ef
 from evenflow.cli import main
 from evenflow.runs import evaluate
-from evenflow.runs.stream import read_rows
 from plain import plain_table
 
 
@@ -115,16 +114,6 @@ def test_bad_weights(tmp_path):
         ef.data.load(tmp_path / "t.npz")
 
 
-@pytest.mark.parametrize("chosen, text", [
-    ({"weight": "v"}, "no column 'v'; the columns are a, b, w"),
-    ({"weight": "w", "columns": ["a", "w"]}, "column 'w' is chosen twice"),
-    ({"weight": "w", "context": ["w"]}, "column 'w' is chosen twice"),
-    ({"weight": "w", "label": "w"}, "column 'w' is chosen twice")])
-def test_bad_choices_of_columns(tmp_path, chosen, text):
-    with pytest.raises(ef.ConfigError, match=text):
-        ef.data.load(write_csv(tmp_path / "t.csv"), **chosen)
-
-
 # The command line
 
 def test_a_run_is_that_of_fit(folder, capsys):
@@ -139,16 +128,6 @@ def test_a_run_is_that_of_fit(folder, capsys):
         assert found["nll_nats"] == pytest.approx(mean, rel=1e-10) and found["n"] == 60
         assert found["nll_nats_error"] == pytest.approx(error, rel=1e-10)
     assert abs(nll.mean() - mean) > 1e-3
-
-
-def test_a_configuration_repeats_the_run(folder, capsys, tmp_path):
-    answer(capsys, "train", "--config", folder / "run" / "config.toml", "--out", tmp_path / "again", "--quiet")
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
-        folder / "run" / "model.safetensors").read_bytes()
-    assert 'weight = "w"' in (tmp_path / "again" / "config.toml").read_text()
-    answer(capsys, "train", folder / "t.csv", "--columns", "a", "b", *SMALL, "--out", tmp_path / "plain")
-    assert (tmp_path / "plain" / "model.safetensors").read_bytes() != (
-        folder / "run" / "model.safetensors").read_bytes()
 
 
 def test_resume(folder, capsys, tmp_path):
@@ -203,33 +182,6 @@ def test_other_tables(folder, capsys, tmp_path):
         assert "a CSV or Parquet file only" in error
 
 
-def test_columns_without_names(capsys, tmp_path):
-    """That of the weights is left out of the data by every command."""
-    path = tmp_path / "t.csv"
-    np.savetxt(path, np.column_stack([X[:, 0], W, X[:, 1]]), delimiter=",", fmt="%.17g")
-    answer(capsys, "train", path, "--weight", "1", *SMALL, "--out", tmp_path / "run")
-    flow = ef.load(tmp_path / "run" / "model.safetensors")
-    assert flow.dims == 2
-    found = answer(capsys, "eval", tmp_path / "run", path)
-    assert found["nll_nats"] == pytest.approx(-np.average(flow.log_prob(X), weights=W), rel=1e-10)
-    answer(capsys, "score", tmp_path / "run", path, "--out", tmp_path / "s.npy")
-    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), flow.log_prob(X))
-    answer(capsys, "encode", tmp_path / "run", path, "--out", tmp_path / "z.npy")
-    assert np.load(tmp_path / "z.npy").shape == (600, 2)
-    assert all(x.shape[1] == 2 and given is weight is None for x, given, weight in read_rows(path, columns=["0", "2"]))
-
-
-def test_a_bad_weight_of_another_table(folder, capsys, tmp_path, monkeypatch):
-    """Is named by its line of the file, of which scores are read in blocks."""
-    monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", 300)
-    bad = W.copy()
-    bad[500] = -1
-    path = write_csv(tmp_path / "t.csv", weights=bad)
-    error = answer(capsys, "score", folder / "run", path, "--out", tmp_path / "s.npy", code=2)
-    assert f"[data] {path}, row 500, column 'w': -1.0 is negative" in error
-    assert not (tmp_path / "s.npy").exists()
-
-
 @pytest.mark.parametrize("place", [0, 2])
 def test_columns_without_names_or_weights(capsys, tmp_path, place):
     """Data alone are read by a run whose column of weights has a place among them."""
@@ -246,22 +198,6 @@ def test_columns_without_names_or_weights(capsys, tmp_path, place):
         answer(capsys, "encode", run, tmp_path / name, "--out", out)
         np.testing.assert_allclose(np.load(out), flow.encode(X))
         assert answer(capsys, "verify", run, tmp_path / name)["ok"]
-
-
-def test_columns_by_number(tmp_path):
-    """Of a table without names; in Python they are numbers too."""
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    table = pandas.DataFrame(np.column_stack([X, W, np.arange(600) % 3]))
-    table.to_csv(tmp_path / "t.csv", header=False, index=False)
-    table.rename(columns=str).to_parquet(tmp_path / "t.parquet")
-    for path in (tmp_path / "t.csv", tmp_path / "t.parquet"):
-        data = ef.data.load(path, label=3, context=[1], weight=2)
-        named = ef.data.load(path, label="3", context=["1"], weight="2")
-        assert data.columns == named.columns == ["0"] and data.context == named.context == ["1"]
-        assert np.array_equal(data.train_weight, W) and np.array_equal(data.train_labels, named.train_labels)
-        with pytest.raises(ef.ConfigError, match="no column '4'; the columns are 0, 1, 2, 3"):
-            ef.data.load(path, weight=4)
 
 
 def test_parts_that_count_for_nothing(folder, capsys, tmp_path):
