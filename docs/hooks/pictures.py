@@ -4,6 +4,7 @@ empty folder, and takes what the page both writes and shows into docs/pictures.
 
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,8 @@ def make(page):
     text = page.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
+        if page.name == "editing.md":
+            subprocess.run([sys.executable, "-m", "evenflow", "train", "digits", "--quiet"], check=True)
         names = {}
         for code in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M):
             exec(compile(code, str(page), "exec"), names)
