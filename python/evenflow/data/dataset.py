@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evenflow._border.batch import Batch
 from evenflow._border.checks import choice, number, whole
-from evenflow.errors import ConfigError, IoError, ShapeError, wrong
+from evenflow.errors import ConfigError, Error, IoError, ShapeError, wrong
 from evenflow._border.rows import Rows
 from evenflow.data.rows import Bordered, Order, bordered, group_of, pick, shuffled
 
@@ -224,13 +225,22 @@ def checked(path: str, train: np.ndarray | Rows, test: np.ndarray | Rows | None 
     return Dataset(**fields)
 
 
+@contextlib.contextmanager
+def reading(path: str, what: str) -> Iterator[None]:
+    """IoError for all that goes wrong in the block: a broken file fails in many ways."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise IoError(f"[data] {path}: this {what} can't be read: {why}") from error
+
+
 def entries(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     """What is in a folder, sorted by name. IoError."""
-    try:
-        with os.scandir(path) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise IoError(f"[data] {os.fspath(path)}: this folder can't be read: {error}") from error
+    with reading(os.fspath(path), "folder"), os.scandir(path) as found:
+        return sorted(found, key=lambda entry: entry.name)
 
 
 class Flaws:

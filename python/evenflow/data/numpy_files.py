@@ -7,9 +7,7 @@ import math
 import os
 import re
 import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenflow._border.checks import file_name
-from evenflow.data.dataset import Dataset, checked, checked_context, entries
+from evenflow.data.dataset import Dataset, checked, checked_context, entries, reading
 from evenflow.errors import IoError
 from evenflow._border.rows import Rows, is_large
 from evenflow.data.rows import Joined, Stored, group_of
 
-BROKEN = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, SyntaxError,
-          tokenize.TokenError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises for broken files; it parses their headers as Python."""
 ZIP_LOCAL_HEADER = 30
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""Readers of a .npy file's header by its version."""
+JOINED = ("labels", "context", "weight")
 
 
 class Planes(Rows):
@@ -44,16 +42,12 @@ class Planes(Rows):
 def read_npy(path: str | os.PathLike[str]) -> Dataset:
     """One array without a test part. A large one stays in its file."""
     path = file_name("data", path)
-    try:
+    with reading(path, ".npy file"):
         size = os.path.getsize(path)
         x = _stored(path, 0, size) if is_large(size) else np.load(path, allow_pickle=False)
         if not isinstance(x, (np.ndarray, Rows)):
             x.close()
             raise ValueError("it is an archive (.npz)")  # noqa: TRY004
-    except IoError:
-        raise
-    except BROKEN as error:
-        raise IoError(f"[data] {path}: this is no .npy file of one array without objects: {error}") from error
     return checked(path, x)
 
 
@@ -67,7 +61,7 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     with _npz(path) as file:
         arrays = {name: _member(path, file, name) for name in ("train", "x", "data", "test") if name in file.files}
         given: dict[str, Any] = {}
-        for name in ("labels", "context", "weight"):
+        for name in JOINED:
             for part, names in (("train", (f"train_{name}", name)), ("test", (f"test_{name}",))):
                 own = [n for n in names if n in file.files]
                 given[f"{part}_{name}"] = file[own[0]] if own else None
@@ -117,24 +111,23 @@ def _joined(folder: str, names: list[str]) -> tuple[np.ndarray | Rows, dict[str,
     """Samples, and labels, context and weight by name, of files with one part each."""
     files = [os.path.join(folder, name) for name in names]
     parts = [read_npz(file) for file in files]
-    first, joined = parts[0], {}
-    for file, part in zip(files, parts):
+    arrays = [{"samples": part.train, **{name: getattr(part, f"train_{name}") for name in JOINED}} for part in parts]
+    for file, part, own in zip(files, parts, arrays):
         if part.test is not None:
             raise IoError(f"[data] {file}: this file has a test part; in a folder, files whose names begin with val "
                           "or test are the test part")
-        if part.shape != first.shape or part.train.dtype != first.train.dtype:
-            raise IoError(f"[data] {file}: expected {first.train.dtype} samples {first.shape} like {files[0]}, "
-                          f"got {part.train.dtype} {part.shape}")
-    for name in ("labels", "context", "weight"):
-        values = [getattr(part, f"train_{name}") for part in parts]
-        shapes = [None if v is None else v.shape[1:] for v in values]
-        for file, shape in zip(files, shapes):
-            if shape != shapes[0]:
-                raise IoError(f"[data] {file}: the {name} must be as in {files[0]}; all files need them, "
-                              "with as many numbers for each sample, or none")
-        joined[name] = None if shapes[0] is None else np.concatenate(values)
+        for name, values in own.items():
+            expected, got = (None if x is None else (str(x.dtype), x.shape[1:]) for x in (arrays[0][name], values))
+            if expected != got:
+                raise IoError(f"[data] {file}: expected {name} as in {files[0]}, {_described(expected)}, "
+                              f"got {_described(got)}")
     x: np.ndarray | Rows = Joined([part.train for part in parts])
-    return (x if is_large(x.nbytes) else x[:]), joined
+    return (x if is_large(x.nbytes) else x[:]), {
+        name: None if arrays[0][name] is None else np.concatenate([own[name] for own in arrays]) for name in JOINED}
+
+
+def _described(kind: tuple[str, tuple[int, ...]] | None) -> str:
+    return "none" if kind is None else f"{kind[0]} {kind[1]} each"
 
 
 def _images_in_planes(path: str, x: np.ndarray | Rows,
@@ -153,17 +146,12 @@ def _images_in_planes(path: str, x: np.ndarray | Rows,
 @contextlib.contextmanager
 def _npz(path: str) -> Iterator[np.lib.npyio.NpzFile]:
     """An archive. IoError for what goes wrong in the block."""
-    try:
-        with open(path, "rb") as raw:
-            if not zipfile.is_zipfile(raw):
-                raise ValueError("it is cut off or of another kind")
-            raw.seek(0)
-            with np.load(raw, allow_pickle=False) as file:
-                yield file
-    except IoError:
-        raise
-    except BROKEN as error:
-        raise IoError(f"[data] {path}: this is no .npz file without objects: {error}") from error
+    with reading(path, ".npz file"), open(path, "rb") as raw:
+        if not zipfile.is_zipfile(raw):
+            raise ValueError("it is cut off or of another kind")
+        raw.seek(0)
+        with np.load(raw, allow_pickle=False) as file:
+            yield file
 
 
 def _member(path: str, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray | Rows:
@@ -186,16 +174,12 @@ def _stored(path: str, start: int, length: int) -> Stored:
     with open(path, "rb") as file:
         file.seek(start)
         version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
+        if version not in HEADERS:
             raise ValueError(f"its format has the unknown version {version}")
-        read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                       else np.lib.format.read_array_header_2_0)
-        shape, fortran, dtype = read_header(file)
+        shape, fortran, dtype = HEADERS[version](file)
         offset = file.tell()
-    if dtype.hasobject:
-        raise ValueError("it holds objects")
-    if fortran and len(shape) > 1:
-        raise ValueError("an array in Fortran order can't be read sample by sample")
+    if dtype.hasobject or (fortran and len(shape) > 1):
+        raise ValueError("it holds objects, or is in Fortran order, which can't be read sample by sample")
     wanted = math.prod(shape) * dtype.itemsize
     if any(n < 0 for n in shape) or offset + wanted > start + length:
         raise ValueError(f"{start + length - offset} bytes of data are too few for {dtype} {shape}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import math
 import os
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenflow._border.checks import choice
-from evenflow.data.dataset import Dataset, checked
+from evenflow.data.dataset import Dataset, checked, reading
 from evenflow.data.folder import Box, Pictures, middle
 from evenflow.data.numpy_files import Planes
 from evenflow.errors import IoError
@@ -126,25 +127,22 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 
 def read_idx(path: str) -> np.ndarray:
     """The array in an IDX file, in native byte order. IoError for a foreign, truncated or overlong file."""
-    try:
-        with (gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb")) as file:
-            head = file.read(4)
-            if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or not 1 <= head[3] <= 8:
-                raise ValueError("it does not begin with the magic number 00 00 <type> <dimensions>")
-            dtype, sizes = np.dtype(IDX_TYPES[head[2]]), file.read(4 * head[3])
-            if len(sizes) < 4 * head[3]:
-                raise ValueError("it is cut off in its header")
-            shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
-            wanted = math.prod(shape) * dtype.itemsize
-            # Piece by piece, since the size in the header may be far larger than the file.
-            data = bytearray()
-            while len(data) <= wanted and (piece := file.read(min(1 << 20, wanted + 1 - len(data)))):
-                data += piece
-            if len(data) != wanted:
-                raise ValueError(f"expected {wanted} bytes of data for shape {shape}, got "
-                                 + (f"only {len(data)}" if len(data) < wanted else "more"))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise IoError(f"[data] {path}: this IDX file can't be read: {error}") from error
+    with reading(path, "IDX file"), gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or not 1 <= head[3] <= 8:
+            raise ValueError("it does not begin with the magic number 00 00 <type> <dimensions>")
+        dtype, sizes = np.dtype(IDX_TYPES[head[2]]), file.read(4 * head[3])
+        if len(sizes) < 4 * head[3]:
+            raise ValueError("it is cut off in its header")
+        shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
+        wanted = math.prod(shape) * dtype.itemsize
+        # Piece by piece, since the size in the header may be far larger than the file.
+        data = bytearray()
+        while len(data) <= wanted and (piece := file.read(min(1 << 20, wanted + 1 - len(data)))):
+            data += piece
+        if len(data) != wanted:
+            raise ValueError(f"expected {wanted} bytes of data for shape {shape}, got "
+                             + (f"only {len(data)}" if len(data) < wanted else "more"))
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
@@ -208,23 +206,22 @@ def read_cifar(path: str) -> Dataset:
 def _cifar_files(path: str) -> dict[str, bytes]:
     """The files of CIFAR in a folder, or in an archive, whatever folder they are in there."""
     wanted = {name for train, test, meta, _ in CIFAR for name in (*train, test, meta)}
-    files = {}
-    try:
-        if os.path.isdir(path):
+    if os.path.isdir(path):
+        with reading(path, "folder of CIFAR"):
             return {name: Path(path, name).read_bytes() for name in wanted if os.path.exists(os.path.join(path, name))}
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in archive:
-                name = os.path.basename(member.name)
-                if not member.isfile() or name not in wanted:
-                    continue
-                if member.size > CIFAR_MOST_BYTES:
-                    raise ValueError(f"{name} is too large")
-                file = archive.extractfile(member)
-                files[name] = b"" if file is None else file.read()
-            while stream.read(1 << 20):
-                pass  # to the end, where the checksum is
-    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
-        raise IoError(f"[data] {path}: CIFAR's files can't be read: {error}") from error
+    files = {}
+    with (reading(path, "archive of CIFAR"), gzip.open(path) as stream,
+          tarfile.open(fileobj=stream, mode="r|") as archive):
+        for member in archive:
+            name = os.path.basename(member.name)
+            if not member.isfile() or name not in wanted:
+                continue
+            if member.size > CIFAR_MOST_BYTES:
+                raise ValueError(f"{name} is too large")
+            file = archive.extractfile(member)
+            files[name] = b"" if file is None else file.read()
+        while stream.read(1 << 20):
+            pass  # to the end, where the checksum is
     return files
 
 
@@ -245,10 +242,8 @@ def read_svhn(path: str) -> Dataset:
 def _read_mat(path: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """X (H, W, 3, N) and y (N, 1), where the digit 0 is called 10."""
     io = need("data", "scipy.io", "scipy", "svhn")
-    try:
+    with reading(path, "MATLAB file"):
         content = io.loadmat(path, variable_names=("X", "y"))
-    except Exception as error:  # a broken file fails in many ways
-        raise IoError(f"[data] {path}: this MATLAB file can't be read: {error or type(error).__name__}") from error
     x, y = content.get("X"), content.get("y")
     if x is None or x.dtype != np.uint8 or x.ndim != 4 or x.shape[2] != 3:
         got = "none" if x is None else f"{x.dtype} {x.shape}"
@@ -273,60 +268,38 @@ def read_celeba(path: str, size: int | None = None, crop: int | None = None, cha
     to the face, as Real NVP does, and resized to size x size (64) as Real NVP's code has it, bilinear without
     smoothing, but rounded to whole levels.
     """
-    attributes, names, values = _attributes(os.path.join(path, ATTRIBUTES))
     split, folder = os.path.join(path, PARTITION), os.path.join(path, IMAGES)
-    held_out = _partition(split, names) if os.path.exists(split) else np.zeros(len(names), bool)
+    listed = _listed(os.path.join(path, ATTRIBUTES), {-1, 1}, skiprows=1)
+    names, values = list(listed.index), (listed.to_numpy() == 1).astype(np.uint8)
+    held_out = np.zeros(len(names), bool)
+    if os.path.exists(split):
+        partition = _listed(split, {0, 1, 2}, header=None, index_col=0)[1].reindex(names)
+        if partition.isna().any():
+            raise IoError(f"[data] {split}: there is no line for {names[int(partition.isna().argmax())]}")
+        held_out = partition.to_numpy() == 2
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     if not len(train):
         raise IoError(f"[data] {split}: all pictures are in the test part")
     files = [os.path.join(folder if os.path.isdir(folder) else path, name) for name in names]
     box = _face if crop is None else functools.partial(middle, side=crop)
     pixels = Pictures(files, size or 64, box, smooth=False, channels=channels, background=background).decoded()
-    return Dataset(pick(pixels, train), pick(pixels, test) if len(test) else None, "image", attributes=attributes,
-                   train_attributes=values[train], test_attributes=values[test] if len(test) else None)
+    whole = Dataset(pick(pixels, train), kind="image", attributes=[*listed.columns], train_attributes=values[train])
+    return dataclasses.replace(whole, test=pick(pixels, test), test_attributes=values[test]) if len(test) else whole
 
 
 def _face(width: int, height: int) -> Box:
     return FACE if (width, height) == ALIGNED else middle(width, height, min(width, height))
 
 
-def _attributes(path: str) -> tuple[list[str], list[str], NDArray[np.uint8]]:
-    """(names of attributes, names of files, (N, A)): a count, a line of names, then a file and +-1s in each line."""
-    lines = _text_lines(path)
-    attributes, rows = lines[1].split() if len(lines) > 1 else [], [line.split() for line in lines[2:]]
-    if not rows or lines[0].strip() != str(len(rows)) or len(set(attributes)) != max(1, len(attributes)):
-        raise IoError(f"[data] {path}: the first lines must be the number of pictures and different names of "
-                      f"attributes, and {len(rows)} pictures follow")
-    names: dict[str, list[bool]] = {}
-    for i, (name, *cells) in enumerate((row or [""] for row in rows), 3):
-        if len(cells) != len(attributes) or not set(cells) <= {"1", "-1"} or name in names or not _is_plain(name):
-            raise IoError(f"[data] {path}: line {i} must be another file of the folder and {len(attributes)} times 1 "
-                          f"or -1, not {' '.join([name, *cells])[:80]!r}")
-        names[name] = [cell == "1" for cell in cells]
-    return attributes, list(names), np.array(list(names.values()), np.uint8)
-
-
-def _partition(path: str, names: list[str]) -> NDArray[np.bool_]:
-    """(N,), whether a picture is in the test part."""
-    part = {}
-    for i, line in enumerate(_text_lines(path), 1):
-        cells = line.split()
-        if len(cells) != 2 or cells[1] not in ("0", "1", "2") or cells[0] in part:
-            raise IoError(f"[data] {path}: line {i} must be another file and 0, 1 or 2, not {line[:80]!r}")
-        part[cells[0]] = cells[1] == "2"
-    missing = [name for name in names if name not in part]
-    if missing:
-        raise IoError(f"[data] {path}: there is no line for {missing[0]}")
-    return np.array([part[name] for name in names])
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name stays inside the folder."""
-    return os.path.basename(name) == name and name not in ("", ".", "..")
-
-
-def _text_lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise IoError(f"[data] {path}: this text file can't be read: {error}") from error
+def _listed(path: str, known: set[int], **options: Any) -> Any:
+    """One of CelebA's lists, a data frame: the names of pictures, and numbers that are known ones. IoError."""
+    pandas = need("data", "pandas", "pandas", "cli")
+    with reading(path, "list of CelebA"):
+        table = pandas.read_csv(path, sep=r"\s+", **options)
+        for name, row in zip(table.index, table.to_numpy().tolist()):
+            if not set(row) <= known or os.path.basename(str(name)) != name or name in ("", ".", ".."):
+                raise ValueError(f"expected the name of a picture and numbers out of {sorted(known)}, "
+                                 f"got {' '.join(map(str, (name, *row)))[:80]!r}")
+        if table.empty or not table.index.is_unique:
+            raise ValueError("expected each picture once, got none or one twice")
+    return table

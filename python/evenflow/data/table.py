@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenflow._border.extras import need
-from evenflow.data.dataset import Dataset, Flaws, is_number
+from evenflow.data.dataset import Dataset, Flaws, is_number, reading
 from evenflow.errors import ConfigError, IoError
 
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
@@ -198,17 +198,11 @@ def is_header(cells: Sequence[str]) -> bool:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[list[str], list[str], Callable[[Columns], Iterator[Part]]]]:
     """(the names of a table's columns, those of pandas' index among them, a reader of the rows). IoError for what goes
-    wrong in the block, since a broken file fails in many ways.
+    wrong in the block.
     """
-    parquet = path.lower().endswith(".parquet")
-    try:
-        with _open_parquet(path) if parquet else _open_csv(path) as opened:
-            yield opened
-    except (IoError, ConfigError, GeneratorExit):
-        raise
-    except Exception as error:
-        why = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise IoError(f"[data] {path}: this {'Parquet' if parquet else 'CSV'} file can't be read: {why}") from error
+    kind, opened = ("Parquet", _open_parquet) if path.lower().endswith(".parquet") else ("CSV", _open_csv)
+    with reading(path, f"{kind} file"), opened(path) as table:
+        yield table
 
 
 @contextlib.contextmanager

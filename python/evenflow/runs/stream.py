@@ -11,9 +11,8 @@ import numpy as np
 
 from evenflow._border.checks import file_name
 from evenflow.data import load
-from evenflow.data.dataset import checked
-from evenflow.data.numpy_files import BROKEN
-from evenflow.data.table import Columns, read_blocks
+from evenflow.data.dataset import checked, reading
+from evenflow.data.table import CSV, Columns, read_blocks
 from evenflow.density import Density
 from evenflow.errors import IoError
 from evenflow._border.files import Weighted
@@ -21,7 +20,6 @@ from evenflow._border.rows import Rows
 from evenflow.runs import Plan, columns_of, held_out, of_part
 
 CHUNK_VALUES = 1 << 20
-CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def read_rows(source: str | os.PathLike[str] | None, flow: Density | None = None, plan: Plan | None = None,
@@ -54,12 +52,10 @@ def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.
     path = file_name("data", path)
     ending = path.lower()
     if ending.endswith(".npz"):
-        try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                z = file["z"]
-                labels, context = (file[name] if name in file.files else None for name in ("labels", "context"))
-        except (*BROKEN, AttributeError, TypeError) as error:
-            raise IoError(f"[data] {path}: expected a .npz file with an array z, got: {error}") from error
+        with (reading(path, ".npz file with an array z"), open(path, "rb") as raw,
+              np.load(raw, allow_pickle=False) as file):
+            z = file["z"]
+            labels, context = (file[name] if name in file.files else None for name in ("labels", "context"))
         part = checked(path, z, train_labels=labels, train_context=context)
         yield from _pieces(*of_part(part, "train", "labels" if context is None else "context"))
     elif ending.endswith(".npy"):
