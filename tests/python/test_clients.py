@@ -57,18 +57,6 @@ def test_nessai_settings(nessai):
     assert mask.tolist() == [[True, False], [False, True], [True, False]]
 
 
-@pytest.mark.parametrize("wrong, argument", [
-    ({"ftype": "maf"}, "ftype"), ({"linear_transform": "svd"}, "linear_transform"), ({"tails": "linear"}, "tails"),
-    ({"ftype": "nsf", "tails": None, "scale_activation": 3}, "scale_activation"), ({"net": "cnn"}, "net"),
-    ({"ftype": "nsf", "tails": "cubic"}, "tails"), ({"batch_norm_within_layers": True}, "batch_norm_within_layers"),
-    ({"distribution": "lars"}, "distribution"), ({"training": {"device_tag": "cuda"}}, "device_tag"),
-    ({"mask": [[1, -1, 1]]}, "mask"), ({"training": {"optimiser": "lion"}}, "optimiser"),
-])
-def test_nessai_settings_that_evenflow_has_not(nessai_model, wrong, argument):
-    with pytest.raises(ef.ConfigError, match=f"(evenflow has no setting|expected).*{argument}"):
-        nessai_model(**wrong)
-
-
 @pytest.mark.parametrize("columns, settings", [(3, {}), (1, {}), (2, {"ftype": "nsf", "batch_norm_between_layers": True}),
                                                (2, {"context_features": 2})])
 def test_nessai_trains_and_comes_back(nessai_model, columns, settings, tmp_path):
@@ -93,13 +81,6 @@ def test_nessai_trains_and_comes_back(nessai_model, columns, settings, tmp_path)
         nessai_model(columns, n_blocks=5, **settings).load_weights(str(tmp_path / "model.pt"))
     other.reset_model()
     assert not np.array_equal(other.log_prob(x, given), model.log_prob(x, given))
-
-
-def test_nessai_adds_noise(nessai_model):
-    x = np.random.default_rng(1).normal(size=(300, 2))
-    losses = [nessai_model(2, {"max_epochs": 2, **noise}).train(x, plot=False)["loss"] for noise in (
-        {}, {"noise_scale": 0.5}, {"noise_type": "adaptive", "noise_scale": 5.0})]
-    assert len({loss[0] for loss in losses}) == 3
 
 
 def test_nessai_weights_count(nessai_model):
@@ -220,14 +201,6 @@ def test_sbi_trains_an_embedding_net_its_own_way(sbi, simulations):
     assert estimator.flow.context == 2 and not torch.equal(estimator.embedding_net.weight, before)
 
 
-def test_sbi_refuses_other_trainers(sbi, simulations):
-    from sbi.inference import NLE, NRE
-    with pytest.raises(ef.ConfigError, match="expected a trainer of NPE or NLE, got NRE"):
-        sbi.train(NRE(simulations[0]))
-    with pytest.raises(ef.ConfigError, match=r"expected density_estimator\(likelihood=True\) for NLE"):
-        sbi.train(NLE(simulations[0], density_estimator=sbi.density_estimator()))
-
-
 def test_sbi_goes_on_where_a_training_ended(sbi, simulations):
     from sbi.inference import NPE
     prior, theta, x = simulations
@@ -289,4 +262,3 @@ def test_pocomc_flow(pocomc, one_thread):
     torch.testing.assert_close(same.log_prob(samples), flow.log_prob(samples))
     with pytest.raises(ef.ConfigError, match="expected noise=None, got 0.1"):
         flow.fit(x, noise=0.1)
-

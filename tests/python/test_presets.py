@@ -27,10 +27,6 @@ def build(name, width, **more):
     return flow, own[0] if isinstance(own, tuple) else own
 
 
-def test_every_preset_is_counted():
-    assert set(MILLIONS) == set(presets.PRESETS)
-
-
 @pytest.mark.parametrize("name", MILLIONS)
 def test_size(name):
     """The number of parameters is quadratic in the width: three narrow models tell that of the wide one."""
@@ -86,18 +82,3 @@ def test_real_nvp_regularises_the_scales():
         np.testing.assert_allclose(after[name], before[name] * (1 - 1e-4), rtol=1e-6)
     decayed = {name for name, _, group, _, _ in flow.entries() if group == "decay"}
     assert all("magnitude" in name or "gain" in name for name in decayed)
-
-
-@pytest.mark.parametrize("shape, levels", [((64, 64, 3), 3), ((12, 8, 1), 2), ((8, 6, 1), 1), ((7, 8, 1), 1)])
-def test_levels_halve_evenly(shape, levels):
-    _, settings, _ = presets.choose("x.npy", "image", shape, None)
-    assert settings["levels"] == levels
-
-
-def test_unknown_and_unfit():
-    with pytest.raises(ef.ConfigError, match="glow-cifar.*did you mean glow-cifar10"):
-        presets.find("glow-cifar")
-    with pytest.raises(ef.ConfigError, match="glow and images"):
-        presets.choose("x.npy", "image", (32, 32, 3), "nice", "glow-cifar10")
-    with pytest.raises(ef.ConfigError, match="tables"):
-        presets.choose("x.csv", "table", (7,), None, "glow-cifar10")

@@ -38,17 +38,6 @@ def test_conditions_and_seeds_have_the_same_order_everywhere(name, call):
         assert [p.name for p in parameters[data:data + len(known)]] == known
 
 
-def test_the_bridge_has_the_same_order():
-    pytest.importorskip("torch")
-    from evenflow.torch import FlowModule
-    for name in ("forward", "inverse", "log_prob", "loss", "sample", "base_sample", "base_log_prob"):
-        here, there = (inspect.signature(getattr(kind, {"loss": "loss_and_grad"}.get(name, name)
-                                                 if kind is ef.Flow else name)).parameters
-                       for kind in (ef.Flow, FlowModule))
-        assert [n for n in here if n in there] == [n for n in there if n in here]
-        assert all(p.kind == p.KEYWORD_ONLY for p in there.values() if p.default is not p.empty)
-
-
 @pytest.fixture
 def conditional(images, glow):
     """A Glow of classes that has seen `images`."""
@@ -127,16 +116,6 @@ def test_densities_repeat_their_noise(images, model):
     assert np.array_equal(value, wanted[0][5:]) and np.array_equal(grad, wanted[1][5:])
 
 
-def test_a_fit_without_a_seed_has_the_models(table, real_nvp):
-    found = []
-    for given in ({}, {"seed": None}, {"seed": 5}, {"seed": 0}):
-        flow = real_nvp(seed=5)
-        flow.fit(table, epochs=1, **given)
-        found.append(flow.params.copy())
-    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
-    assert not np.array_equal(found[0], found[3])
-
-
 # No rows
 
 def test_no_rows(table_model, conditional):
@@ -168,24 +147,6 @@ def test_no_rows(table_model, conditional):
     assert conditional.to_uint8(pixels * 1.0).shape == pixels.shape
     assert conditional.log_prob(pixels, label=0).shape == (0,)
     assert table_model.log_prob(np.empty((0, 3), int)).shape == (0,)
-
-
-def test_no_rows_of_latents(model):
-    x, direction = np.empty((0, 4, 4, 2), np.uint8), np.ones(32)
-    assert latent.as_floats(model, x).shape == latent.reconstruct(model, x, keep=1).shape == x.shape
-    assert latent.interpolate(model, x, x, steps=5).shape == (0, 5, 4, 4, 2)
-    assert latent.edit(model, x, direction, [1.0, 2.0]).shape == (0, 2, 4, 4, 2)
-    assert latent.project(model, x, direction).shape == (0,)
-    assert inpaint(model, x, np.ones((4, 4), bool), steps=1).shape == x.shape
-
-
-def test_no_rows_of_tensors(table_model):
-    torch = pytest.importorskip("torch")
-    module = pytest.importorskip("evenflow.torch").FlowModule(table_model)
-    x = torch.empty((0, 3))
-    assert module.log_prob(x).shape == module.base_log_prob(x).shape == (0,)
-    for out in (module(x)[0], module.inverse(x)[0], module.sample(0), module.base_sample(0)):
-        assert out.shape == (0, 3)
 
 
 # What counts as data
@@ -280,11 +241,6 @@ def test_columns_are_remembered(frame, table, real_nvp, tmp_path, way):
     assert flow.columns is None
 
 
-def test_columns_of_what_is_validated_on(frame, real_nvp):
-    with pytest.raises(ef.ShapeError, match=r"\[fit valid\] the columns are in another order"):
-        real_nvp().fit(frame, valid=frame[["age", "mass", "size"]], epochs=1)
-
-
 def test_a_refused_call_remembers_no_columns(frame, real_nvp):
     other = frame.rename(columns={"age": "years"})
     other.iloc[3, 1] = np.nan
@@ -338,21 +294,6 @@ def test_a_context_by_name(frame, table):
                               other.sample(5, context=c.to_numpy()[0], seed=1))
         with pytest.raises(ef.ShapeError, match=r"\[sample, context\] the columns are in another order"):
             other.sample(5, context=c.iloc[0][["time", "dose"]])
-
-
-def test_other_frames(frame, table, real_nvp):
-    flow = real_nvp()
-    flow.init(frame)
-    wanted, columns = flow.log_prob(table), dict(zip(frame.columns, table.T))
-    makers = {"polars": lambda polars: polars.DataFrame, "pyarrow": lambda pyarrow: pyarrow.table}
-    for name, maker in makers.items():
-        try:
-            make = maker(__import__(name))
-        except ImportError:
-            continue
-        assert np.array_equal(flow.log_prob(make(columns)), wanted)
-        with pytest.raises(ef.ShapeError, match="the columns are in another order"):
-            flow.log_prob(make({key: columns[key] for key in ("size", "age", "mass")}))
 
 
 def test_ctrl_c_ends_a_long_call():

@@ -134,18 +134,6 @@ def test_the_loss_of_an_epoch_whose_rows_count_for_nothing(table, real_nvp):
     assert history[0]["loss"] is None and np.isfinite(history[1]["loss"])
 
 
-@pytest.mark.parametrize("preprocess, few", [("standardize", 1), ("whiten", 2)])
-def test_a_model_that_few_rows_would_initialise(table, preprocess, few):
-    """It is told of the weights, not of columns that are good; but a bad column is told of by its number."""
-    flow = ef.CouplingFlow(3, couplings=2, hidden=(8,), preprocess=preprocess)
-    w = np.where(np.arange(200) < few, 1.0, 1e-6)
-    text = rf"\[fit\] .* that more than a few rows share, got some .* drew {few} different of 200 rows$"
-    with pytest.raises(ef.NumericError, match=text):
-        flow.fit(table, sample_weight=w, epochs=1)
-    with pytest.raises(ef.NumericError, match="in column 1" if preprocess == "standardize" else "covariance|column"):
-        flow.fit(table * [1, 0, 1], sample_weight=np.arange(1.0, 201), epochs=1)
-
-
 def test_the_first_batch_is_drawn_in_proportion(table, real_nvp):
     """Standardisation is that of rows by weight: of all rows, of as many as `init_batch` says, of few that count."""
     w = np.random.default_rng(4).integers(0, 5, len(table)).astype(float)
@@ -193,13 +181,6 @@ def test_resume_is_exact(tmp_path, table, real_nvp, stop):
             ef.load(path).fit(table, steps=40, checkpoint=path, resume=True, **{**settings, **changed})
 
 
-def test_weights_of_validation_are_not_those_of_training(tmp_path, table, real_nvp):
-    w, path = np.random.default_rng(4).uniform(0, 3, len(table)), tmp_path / "m.safetensors"
-    real_nvp().fit(table, valid=table[::-1], sample_weight=w, checkpoint=path, epochs=1)
-    with pytest.raises(ef.ConfigError, match="expected the data that .* was trained on, got others"):
-        ef.load(path).fit(table, valid=table[::-1], valid_sample_weight=w, checkpoint=path, resume=True, epochs=2)
-
-
 def test_batches_have_their_rows_weights():
     """Those of a rank have its own, and the sum of all."""
     x, w = np.arange(40.0).reshape(20, 2), np.arange(20.0)
@@ -213,32 +194,18 @@ def test_batches_have_their_rows_weights():
 
 # Errors
 
-BAD = [(lambda w: w[:-1], ef.ShapeError, r"expected sample_weight of shape \(200,\), got \(199,\)"),
-       (lambda w: w[:, None], ef.ShapeError, r"of shape \(200,\), got \(200, 1\)"),
-       (lambda w: 2.0, ef.ShapeError, r"of shape \(200,\), got \(\)"),
-       (lambda w: w > 0, TypeError, "expected numbers for sample_weight, got dtype bool"),
-       (lambda w: w.astype(str), TypeError, "expected numbers for sample_weight, got dtype <U"),
-       (lambda w: w + 0j, TypeError, "expected numbers for sample_weight, got dtype complex128"),
-       (lambda w: "w", TypeError, "expected a numpy array .* for sample_weight, got str"),
-       (lambda w: np.where(np.arange(200) == 3, np.nan, w), ef.NumericError,
-        "expected finite numbers in sample_weight, got nan for row 3"),
-       (lambda w: np.where(np.arange(200) == 3, np.inf, w), ef.NumericError, "got inf for row 3"),
-       (lambda w: np.where(np.arange(200) == 3, -1, w), ef.ConfigError,
-        "expected sample_weight >= 0, got -1 for row 3")]
-
-
-@pytest.mark.parametrize("spoil, error, text", BAD)
-def test_bad_weights(table, table_model, real_nvp, spoil, error, text):
+@pytest.mark.parametrize("error, row, spoil", [
+    (ef.ShapeError, None, lambda w: w[:-1]), (ef.ShapeError, None, lambda w: w[:, None]),
+    (ef.ShapeError, None, lambda w: 2.0), (TypeError, None, lambda w: w > 0), (TypeError, None, lambda w: w.astype(str)),
+    (ef.NumericError, 3, lambda w: np.where(np.arange(200) == 3, np.nan, w)),
+    (ef.ConfigError, 3, lambda w: np.where(np.arange(200) == 3, -1, w))])
+def test_bad_weights(table, table_model, error, row, spoil):
     w, before = spoil(np.ones(len(table))), values(table_model)
-    optimizer = ef.Adam(table_model)
-    with pytest.raises(error, match=r"\[loss_and_grad\] .*" + text):
-        table_model.loss_and_grad(table, sample_weight=w)
-    with pytest.raises(error, match=r"\[train_step\] .*" + text):
-        table_model.train_step(table, optimizer, sample_weight=w)
-    with pytest.raises(error, match=r"\[fit\] .*" + text):
-        table_model.fit(table, sample_weight=w)
-    with pytest.raises(error, match=r"\[fit valid\] .*" + text):
-        table_model.fit(table, valid=table, valid_sample_weight=w)
+    optimizer, text = ef.Adam(table_model), "sample_weight" + ("" if row is None else f".* for row {row}")
+    for call in (table_model.loss_and_grad, lambda x, **w: table_model.train_step(x, optimizer, **w), table_model.fit,
+                 lambda x, sample_weight: table_model.fit(x, valid=x, valid_sample_weight=sample_weight)):
+        with pytest.raises(error, match=text):
+            call(table, sample_weight=w)
     assert np.array_equal(values(table_model), before) and not table_model.grads.any()
 
 
@@ -248,16 +215,6 @@ def test_weights_that_are_all_zero(table, table_model):
             table_model.fit(table, **more)
     with pytest.raises(ef.ConfigError, match="valid_sample_weight needs validation data"):
         table_model.fit(table, valid_sample_weight=np.ones(5))
-
-
-def test_weights_of_any_size(table, real_nvp):
-    """Whose sum overflows, or whose squares vanish."""
-    flows = []
-    for size in (1.0, 1e307, 1e-300):
-        flows.append(real_nvp(dtype="float64"))
-        flows[-1].fit(table, steps=3, sample_weight=size * (np.arange(1, 201) % 16))
-    for flow in flows[1:]:
-        np.testing.assert_allclose(values(flow), values(flows[0]), rtol=1e-6, atol=1e-9)
 
 
 def test_a_loss_that_overflows(table, table_model):
