@@ -256,7 +256,7 @@ def test_glow_blocks_of_freia(clamp: str) -> None:
         inn.append(PermuteRandom, seed=k)
     check(shaken(inn), of_freia, law="affine", permutation="none", couplings=4)
     inn.append(GLOWCouplingBlock, clamp=2.0, subnet_constructor=torch.nn.Linear)
-    with pytest.raises(ef.ConfigError, match="clamp_activation TANH or SIGMOID.* got GLOWCouplingBlock"):
+    with pytest.raises(ef.ConfigError, match="the scale of one of the laws affine, .* got GLOWCouplingBlock"):
         ef.convert(inn)
 
 
@@ -316,12 +316,12 @@ def test_what_has_no_counterpart_is_refused_by_name() -> None:
     quadratic = transforms.PiecewiseQuadraticCouplingTransform(masks()[0], residual(), tails="linear", tail_bound=2.0)
     refused("got PiecewiseQuadraticCouplingTransform", nflows_flow([affine(), quadratic], lambda t: []))
     refused("got Sigmoid", nflows_flow([affine()], lambda t: [t.Sigmoid()]))
-    refused("got ResidualNet with use_batch_norm", nflows_flow([affine(residual(use_batch_norm=True))], lambda t: []))
-    refused("one of the activations relu, .*got function", nflows_flow(
+    refused("one of the activations relu, .*got ResidualNet", nflows_flow([affine(residual(use_batch_norm=True))], lambda t: []))
+    refused("one of the activations relu, .*got ResidualNet", nflows_flow(
         [affine(residual(activation=lambda x: x**3))], lambda t: []))
     refused("got MaskedAffineAutoregressiveTransform", nflows_flow(
         [affine()], lambda t: [t.MaskedAffineAutoregressiveTransform(D, 8)]))
-    refused("it computes something that its layers do not say", nflows_flow([affine(Gated)], lambda t: []))
+    refused("nets that begin and end with a linear layer, got Gated", nflows_flow([affine(Gated)], lambda t: []))
     refused("couplings that are alike", nflows_flow(
         [affine(), transforms.AdditiveCouplingTransform(masks()[1], residual())], lambda t: []))
     module = nflows_flow([affine()], lambda t: [])
@@ -330,3 +330,51 @@ def test_what_has_no_counterpart_is_refused_by_name() -> None:
     refused("a flow of nflows, .* got torch.nn.modules.linear.Linear", torch.nn.Linear(2, 2))
     with pytest.raises(ef.ConfigError, match="dtype"):
         ef.convert(module, dtype="float16")
+
+
+def damaged_modules() -> list[tuple[Any, str]]:
+    """Modules, and what is said of each."""
+    transforms, nf = pytest.importorskip("nflows.transforms"), pytest.importorskip("normflows")
+    from FrEIA.framework import SequenceINN
+    from FrEIA.modules import AllInOneBlock
+
+    def couplings() -> list[Any]:
+        return [transforms.AffineCouplingTransform(mask, residual()) for mask in masks()]
+
+    def changed(module: Any, change: Any) -> Any:
+        with torch.no_grad():
+            change(module)
+        return module
+
+    def of_nflows(change: Any) -> Any:
+        return changed(nflows_flow(couplings(), lambda t: [t.NaiveLinear(D, False)]), lambda m: change(
+            dict(m.named_children())["_transform"]))
+
+    def linear(net: Any) -> Any:
+        return dict(net.named_modules())["_transforms.1.transform_net.final_layer"]
+
+    inn = SequenceINN(D)
+    inn.append(AllInOneBlock, subnet_constructor=torch.nn.Linear)
+    spline = nf.NormalizingFlow(nf.distributions.DiagGaussian(D), [nf.flows.CoupledRationalQuadraticSpline(D, 2, 8)])
+    glow = nf.MultiscaleFlow([nf.distributions.GlowBase((4, 2, 2))], [[nf.flows.GlowBlock(4, 8), nf.flows.Squeeze()]], [])
+    return [
+        (of_nflows(lambda m: next(m.children())[0]._weight.zero_()), "got NaiveLinear without one"),
+        (of_nflows(lambda m: next(m.children())[0]._weight.fill_(torch.nan)), "got NaiveLinear"),
+        (of_nflows(lambda m: linear(m).weight.fill_(torch.inf)), "finite weights, got Linear|got ResidualNet"),
+        (of_nflows(lambda m: setattr(linear(m), "weight", torch.nn.Parameter(torch.ones(2, 2)))), "got ResidualNet"),
+        (of_nflows(lambda m: setattr(next(m.children())[1], "transform_features", torch.tensor([9]))), "got Affine"),
+        (of_nflows(lambda m: delattr(next(m.children())[1], "transform_net")), "got AffineCouplingTransform"),
+        (changed(inn, lambda m: setattr(m.module_list[0], "splits", [1, 9])), "got AllInOneBlock"),
+        (changed(inn, lambda m: m.module_list[0].w_perm.zero_()), "got AllInOneBlock"),
+        (changed(spline, lambda m: delattr(m.flows[0].prqct, "num_bins")), "got CoupledRationalQuadraticSpline"),
+        (changed(spline, lambda m: setattr(m.q0, "loc", torch.nn.Parameter(torch.zeros(1, 2)))), "got"),
+        (changed(glow, lambda m: delattr(m.flows[0][0].flows[0].flows[1], "param_map")), "got"),
+    ]
+
+
+def test_damaged_modules_are_refused_by_the_layers_name() -> None:
+    pytest.importorskip("FrEIA")
+    for module, text in damaged_modules():
+        with pytest.raises(ef.ConfigError, match=rf"^\[convert\] expected .*({text})") as error:
+            ef.convert(module)
+        assert error.value.argument == "module"

@@ -10,7 +10,6 @@ import copy
 from typing import Any
 
 from evenflow._border.checks import choice
-from evenflow.errors import ConfigError
 from evenflow._border.extras import need
 from evenflow.flow import Flow
 
@@ -60,18 +59,19 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
 
     from evenflow.converters import freia, nflows, normflows
     from evenflow.converters.build import check_same, in_dtype
+    from evenflow.converters.steps import reading, refused
 
     if isinstance(module, dict):
-        raise ConfigError("[convert] expected a module, got a dict: a state dict says nothing of activations, bounds "
-                          "and the order of layers; load it into its module first")
+        raise refused("a module", "a dict: a state dict says nothing of activations, bounds and the order of layers; "
+                      "load it into its module first")
     for name in ("posterior_estimator", "model", "net"):  # of sbi and nessai
         inner = getattr(module, name, None)
         if isinstance(inner, torch.nn.Module) and not hasattr(module, "_transform"):
             module = inner
     if not isinstance(module, torch.nn.Module):
-        raise ConfigError(f"[convert] expected a torch module, got {type(module).__name__}; give the flow in it")
+        raise refused("a torch module", f"{type(module).__name__}; give the flow in it")
     if isinstance(getattr(module, "flow", None), Flow):
-        raise ConfigError("[convert] expected a flow of another library, got evenflow's own: take the attribute flow")
+        raise refused("a flow of another library", "evenflow's own: take the attribute flow")
     kinds = [str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()]
     own = "float64" if kinds and kinds[0] == "float64" else "float32"
     dtype = choice("convert", "dtype", own if dtype is None else dtype, ("float32", "float64"))
@@ -79,11 +79,12 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
         exact = _copied(module).cpu().double().train().eval()  # train: nflows' layers drop what they have cached
         for reader in (nflows, normflows, freia):
             if reader.reads(exact):
-                flow = reader.read(exact)
+                with reading(exact):
+                    flow = reader.read(exact)
                 check_same(flow, reader.log_prob(exact))
                 return in_dtype(flow, dtype)
-    raise ConfigError(f"[convert] expected a flow of nflows, glasflow, sbi, normflows or FrEIA, got "
-                      f"{type(module).__module__}.{type(module).__name__}")
+    raise refused("a flow of nflows, glasflow, sbi, normflows or FrEIA",
+                  f"{type(module).__module__}.{type(module).__name__}")
 
 
 def _copied(module: Any) -> Any:

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from evenflow import models
 from evenflow.converters.steps import Affine, Coupling, Source, refused
-from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.models import CouplingFlow
 
 
-class Gap:
-    """The affine map between two couplings, in front of the first or behind the last.
+class Gap(NamedTuple):
+    """The affine map between two couplings, in front of the first or behind the last: x scale matrix + shift.
 
-    Its permutation is left to the masks: `order` says which column of the model each column of the source is.
+    Its permutation is left to the masks where it has nothing else but factors: `order` says which column of the model
+    each column of the source is.
     """
 
-    def __init__(self, affine: Affine, order: np.ndarray):
-        self.matrix: np.ndarray | None = None
-        self.scale = np.ones(len(order))
-        source = np.abs(affine.matrix).argmax(0)
-        scale = affine.matrix[source, range(len(order))]
-        alone = np.zeros_like(affine.matrix)
-        alone[source, range(len(order))] = scale
-        if np.array_equal(alone, affine.matrix) and len(set(source)) == len(order) and (scale > 0).all():
-            self.order = order[source]
-            self.scale[self.order] = scale
-            self.shift = np.empty_like(affine.shift)
-            self.shift[self.order] = affine.shift
-        else:
-            self.order = np.arange(len(order))
-            self.matrix = np.empty_like(affine.matrix)
-            self.matrix[order] = affine.matrix
-            self.shift = affine.shift
+    order: np.ndarray
+    scale: np.ndarray
+    matrix: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def mixes(self) -> bool:
+        return not np.array_equal(self.matrix, np.eye(len(self.order)))
 
     @property
     def trivial(self) -> bool:
-        return self.matrix is None and bool((self.scale == 1).all() and (self.shift == 0).all())
+        return not self.mixes and bool((self.scale == 1).all() and (self.shift == 0).all())
+
+    @property
+    def bias(self) -> np.ndarray:
+        """(x + bias) scale matrix is the same map."""
+        bias: np.ndarray = np.linalg.solve((self.scale[:, None] * self.matrix).T, self.shift)
+        return bias
+
+
+def _gap(affine: Affine, order: np.ndarray) -> Gap:
+    """Of a map in the source's columns, whose places in the model in front of it are `order`."""
+    n = len(order)
+    source = np.abs(affine.matrix).argmax(0)
+    scale = affine.matrix[source, range(n)]
+    if np.count_nonzero(affine.matrix) == n == len(set(source)) and (scale > 0).all():
+        back = np.argsort(order[source])
+        return Gap(order[source], scale[back], np.eye(n), affine.shift[back])
+    return Gap(np.arange(n), np.ones(n), affine.matrix[np.argsort(order)], affine.shift)
 
 
 def build(source: Source) -> CouplingFlow:
@@ -55,27 +64,38 @@ def build(source: Source) -> CouplingFlow:
         raise refused("permutations alone between the couplings of a uniform base", "other layers")
     masks = np.array([coupling.changed for coupling in couplings])
     # A column that no coupling changes needs a matrix, or the model refuses the masks.
-    mixes = any(gap.matrix is not None for gap in between) or not masks.any(0).all()
-    mixes_last = between[-1].matrix is not None or (mixes and len(couplings) == 1)
+    mixes = any(gap.mixes for gap in between) or not masks.any(0).all()
+    mixes_last = between[-1].mixes or (mixes and len(couplings) == 1)
     norms = any((gap.shift != 0).any() or (gap.scale != 1).any() for gap in between)
     flow = CouplingFlow(
         source.dims, couplings=len(couplings), mask=masks if source.dims > 1 else "halves", base=source.base,
         dtype="float64", permutation="lu" if mixes else "none", mix_last=mixes_last, actnorm=norms,
-        preprocess="none" if first.trivial else "standardize" if first.matrix is None else "whiten", **settings)
+        preprocess="none" if first.trivial else "whiten" if first.mixes else "standardize", **settings)
     values = flow.named_parameters()
-    if first.matrix is not None:
-        _set(values, "preprocess", matrix=first.matrix, inverse=np.linalg.inv(first.matrix),
-             logdet=np.linalg.slogdet(first.matrix)[1], mean=-np.linalg.solve(first.matrix.T, first.shift))
+
+    def set_(scope: str, **arrays: Any) -> None:
+        for name, array in arrays.items():
+            values[f"{scope}.{name}"][...] = np.reshape(array, values[f"{scope}.{name}"].shape)
+
+    if first.mixes:
+        set_("preprocess", matrix=first.matrix, inverse=np.linalg.inv(first.matrix),
+             logdet=np.linalg.slogdet(first.matrix)[1], mean=-first.bias)
     elif not first.trivial:
-        _set(values, "preprocess", mean=-first.shift / first.scale, std=1 / first.scale)
-    for i, coupling in enumerate(couplings):
+        set_("preprocess", mean=-first.bias, std=1 / first.scale)
+    for i, (coupling, gap) in enumerate(zip(couplings, between)):
         for name, layer in coupling.net.layers.items():
-            _set(values, f"coupling{i}.{name}", weight=layer.weight, bias=layer.bias)
+            set_(f"coupling{i}.{name}", weight=layer.weight, bias=layer.bias)
         if coupling.own is not None:
-            _set(values, f"unconditional{i}", numbers=coupling.own)
-        _set_gap(values, i, between[i], norms, mixes_last if i + 1 == len(couplings) else mixes)
+            set_(f"unconditional{i}", numbers=coupling.own)
+        if norms:
+            set_(f"actnorm{i}", bias=gap.bias, logs=np.log(gap.scale) / 3)
+        if mixes_last if i + 1 == len(couplings) else mixes:
+            order, lower, upper = (part.numpy() for part in torch.linalg.lu(torch.from_numpy(gap.matrix)))
+            diagonal = np.diagonal(upper)
+            set_(f"permutation{i + 1}", permutation=order.argmax(1), lower=np.tril(lower, -1), upper=np.triu(upper, 1),
+                 logs=np.log(np.abs(diagonal)), sign=np.sign(diagonal))
     if source.context is not None:
-        _set(values, "context", mean=source.context[0], std=source.context[1])
+        set_("context", mean=source.context[0], std=source.context[1])
     values["initialized"][...] = 1
     return flow
 
@@ -88,7 +108,7 @@ def _in_turn(source: Source) -> tuple[list[Gap], list[Coupling]]:
         if isinstance(step, Affine):
             map_ = map_.then(step)
             continue
-        gaps.append(Gap(map_, order))
+        gaps.append(_gap(map_, order))
         order, map_ = gaps[-1].order, nothing
         if step is not None:
             couplings.append(_in_order(step, order))
@@ -104,7 +124,7 @@ def _in_order(coupling: Coupling, order: np.ndarray) -> Coupling:
     name, inputs = next(iter(net.layers)), np.arange(net.inputs)
     inputs[:len(passing)] = passing
     net.layers[name] = net.layers[name]._replace(weight=net.layers[name].weight[inputs])
-    return Coupling(changed, net, coupling.law, None if coupling.own is None else coupling.own[:, passing])
+    return replace(coupling, changed=changed, net=net, own=None if coupling.own is None else coupling.own[:, passing])
 
 
 def _settings(source: Source, couplings: list[Coupling]) -> dict[str, Any]:
@@ -124,56 +144,27 @@ def _settings(source: Source, couplings: list[Coupling]) -> dict[str, Any]:
     return found[0]
 
 
-def _set(values: dict[str, np.ndarray], scope: str, **arrays: Any) -> None:
-    for name, array in arrays.items():
-        values[f"{scope}.{name}"][...] = np.reshape(array, values[f"{scope}.{name}"].shape)
-
-
-def _set_gap(values: dict[str, np.ndarray], i: int, gap: Gap, norm: bool, mix: bool) -> None:
-    """The ActNorm behind coupling i, and the matrix in front of the next."""
-    dims = len(gap.shift)
-    if norm and gap.matrix is None:
-        _set(values, f"actnorm{i}", bias=gap.shift / gap.scale, logs=np.log(gap.scale) / 3)
-    elif norm:  # x W + b = (x + b W^-1) W
-        assert gap.matrix is not None
-        _set(values, f"actnorm{i}", bias=np.linalg.solve(gap.matrix.T, gap.shift), logs=np.zeros(dims))
-    if mix:
-        matrix = np.eye(dims) if gap.matrix is None else gap.matrix
-        order, lower, upper = (part.numpy() for part in torch.linalg.lu(torch.from_numpy(matrix)))
-        diagonal = np.diagonal(upper)
-        _set(values, f"permutation{i + 1}", permutation=order.argmax(1), lower=np.tril(lower, -1),
-             upper=np.triu(upper, 1), logs=np.log(np.abs(diagonal)), sign=np.sign(diagonal))
-
-
 def check_same(flow: Flow, log_prob: Callable[..., torch.Tensor]) -> None:
     """ConfigError if the source's density differs from the model's, both in float64."""
-    n = 200
-    given: dict[str, Any] = {}
+    n, given = 200, dict[str, Any]()
     if flow.context:
-        rng = np.random.default_rng(0)
-        values = flow.named_parameters()
-        context = values["context.mean"] + values["context.std"] * rng.standard_normal((n, flow.context))
-        given = {"context": context}
+        values, draws = flow.named_parameters(), np.random.default_rng(0).standard_normal((200, flow.context))
+        given["context"] = values["context.mean"] + values["context.std"] * draws
     if flow.classes:
-        given = {"label": np.arange(n) % flow.classes}
+        given["label"] = np.arange(n) % flow.classes
     try:
         x = flow.sample(n, seed=0, **given)
         ours = flow.log_prob(x, **given)
-        theirs = {name: torch.from_numpy(array) for name, array in given.items()}
-        other = log_prob(torch.from_numpy(x), **theirs).numpy()
+        other = log_prob(*map(torch.from_numpy, (x, *given.values()))).numpy()
     except Exception as error:
-        raise ConfigError(f"[convert] expected to compare log-densities with the source's, got: {error}") from error
+        raise refused("to compare log-densities with the source's", str(error)) from error
     difference = np.abs(ours - other).max()
     if not difference <= 1e-6 * max(1.0, np.abs(ours).max()):
-        raise ConfigError(f"[convert] expected the source's log-densities, got a difference of {difference:.1g}: it "
-                          "computes something that its layers do not say")
+        raise refused("the source's log-densities", f"a difference of {difference:.1g}: it computes something that its "
+                      "layers do not say")
 
 
 def in_dtype(flow: Flow, dtype: str) -> Flow:
-    if dtype == "float64":
-        return flow
     narrow = models.build({**flow.config, "dtype": dtype})
-    others = narrow.named_parameters()
-    for name, values in flow.named_parameters().items():
-        others[name][...] = values
+    narrow.load_state_dict({**flow.state_dict()})
     return narrow

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from evenflow.converters.build import build
-from evenflow.converters.steps import Affine, Coupling, Source, net_of, probed, refused, spline_coupling
+from evenflow.converters.steps import (Affine, Coupling, Source, affine_coupling, probed, reading, refused,
+                                       spline_coupling, steps_of)
 from evenflow.flow import Flow
 from evenflow.models import Glow
 
@@ -32,7 +33,7 @@ def read(flow: Any) -> Flow:
     if not dims:
         raise refused("a DiagGaussian or Uniform base", flow.q0)
     source = Source(dims, base="uniform" if free else "gaussian")
-    source.steps = [_step(layer, dims, free) for layer in layers]
+    source.steps = steps_of(layers, lambda layer: _step(layer, dims, free))
     if not free:
         scale = np.exp(-flow.q0.log_scale.numpy().ravel())
         source.steps.append(Affine(np.diag(scale), -flow.q0.loc.numpy().ravel() * scale))
@@ -42,45 +43,23 @@ def read(flow: Any) -> Flow:
 def _flat(layers: Any) -> Iterator[Any]:
     for layer in layers:
         if type(layer).__name__ == "Composite":
-            yield from _flat(reversed(layer._flows))
+            yield from _flat(reversed(next(layer.children())))
         elif type(layer).__name__ == "Reverse":
             raise refused("layers in their own direction", layer)
         else:
             yield layer
 
 
-def _step(layer: Any, dims: int, free: bool) -> Affine | Coupling:
+def _step(layer: Any, dims: int, free: bool) -> list[Affine | Coupling]:
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return layer.inverse(x)[0]  # type: ignore[no-any-return]
+
     kind = type(layer).__name__
     if kind == "CoupledRationalQuadraticSpline":
-        if layer.prqct.tails != (None if free else "linear"):
-            raise refused("linear tails, or a uniform base without tails", f"tails {layer.prqct.tails}")
-        return spline_coupling(layer.prqct, free)
+        return [spline_coupling(layer.prqct, free)]
     if kind == "AffineCouplingBlock":
-        return _affine(layer, dims)
-    return probed(lambda x: layer.inverse(x)[0], dims, layer)
-
-
-def _affine(layer: Any, dims: int) -> Coupling:
-    split, coupling, _ = layer.flows
-    if split.mode not in ("channel", "channel_inv"):
-        raise refused("split_mode channel or channel_inv", split.mode)
-    first = np.arange(dims) < (dims + 1) // 2
-    changed = first if split.mode == "channel_inv" else ~first
-    if not coupling.scale:
-        law, signs = "additive", np.array([-1.0])
-    elif coupling.scale_map == "exp":
-        law, signs = "exp", np.array([-1.0, -1.0])
-    elif coupling.scale_map == "sigmoid":
-        law, signs = "glow", np.array([-1.0, 1.0])
-    else:
-        raise refused("scale_map exp or sigmoid", coupling.scale_map)
-
-    def ours(rows: np.ndarray) -> np.ndarray:
-        """A column's shift and scale are side by side, and the inverse subtracts the shift."""
-        numbers: np.ndarray = rows.reshape(len(rows), -1, len(signs)).transpose(0, 2, 1) * signs[:, None]
-        return numbers
-
-    return Coupling(changed, net_of(coupling.param_map).with_outputs(ours), {"law": law})
+        return [affine_coupling(layer, layer.flows[1].param_map, dims, call)]
+    return [probed(call, dims, layer)]
 
 
 def _glow(model: Any) -> Glow:
@@ -107,7 +86,8 @@ def _glow(model: Any) -> Glow:
             array[...] = 0
     for i, level in enumerate(levels):
         for k, parts in enumerate(level):
-            _glow_step(values, f"level{i}.step{k}", parts)
+            with reading(parts[0]):
+                _glow_step(values, f"level{i}.step{k}", parts)
         loc, log_scale = (_scaled(bases[i], name) for name in ("loc", "log_scale"))
         if i + 1 < len(levels):
             values[f"level{i}.split.conv.bias"][0::2] = loc
@@ -145,8 +125,8 @@ def _glow_step(values: dict[str, np.ndarray], scope: str, parts: list[Any]) -> N
         raise refused("GlowBlock with split_mode channel and scale_map sigmoid", "another one")
     values[f"{scope}.actnorm.bias"][:] = -norm.t.numpy().ravel()
     values[f"{scope}.actnorm.logs"][:] = -norm.s.numpy().ravel() / 3
-    matrix = mixing._assemble_W() if mixing.use_lu else mixing.W
-    values[f"{scope}.permutation.weight"][...] = matrix.numpy().reshape(values[f"{scope}.permutation.weight"].shape).T
+    matrix = values[f"{scope}.permutation.weight"]
+    matrix[...] = probed(lambda x: mixing.inverse(x[:, :, None, None])[0][:, :, 0, 0], len(matrix), mixing).matrix
     layers = list(coupling.param_map.net)
     convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
     others = [layer for layer in layers if not isinstance(layer, torch.nn.Conv2d)]
