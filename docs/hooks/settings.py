@@ -1,6 +1,7 @@
 """Tables of the models' settings, from their declaration in the core, in place of `<!-- settings of MODEL -->`."""
 
 import re
+import textwrap
 
 from evenflow.models import DECLARED, Setting
 
@@ -13,8 +14,9 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 def _tables(model: str) -> str:
     return "\n\n".join(
-        f"Settings for {kind}s:\n\n| setting | default | values | meaning |\n| --- | --- | --- | --- |\n"
-        + "\n".join(map(_row, settings)) for (owner, kind), settings in DECLARED.items() if owner == model)
+        f'??? note "Settings for {kind}s, with their ranges"\n\n' + textwrap.indent(
+            "| setting | default | values | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(map(_row, settings)),
+            "    ") for (owner, kind), settings in DECLARED.items() if owner == model)
 
 
 def _row(s: Setting) -> str:

@@ -189,9 +189,9 @@ def isa() -> str: ...
 def set_matmul_precision(precision: str) -> None:
     """How a GPU multiplies the nets of float32 models, in all calls of the process from now on.
 
-    "highest", as it begins: as float32. "high": as TF32, which rounds the factors to 11 significant bits; docs/cuda.md
-    says more. It changes nothing on the CPU, or in nets of another
-    dtype. Decode latents under the precision that they were encoded with. ConfigError for another name.
+    "highest", as it begins: as float32. "high": as TF32, which rounds the factors to 11 significant bits; see
+    "GPUs" in the documentation. It changes nothing on the CPU, or in nets of another dtype.
+    Decode latents under the precision that they were encoded with. ConfigError for another name.
     """
 def matmul_precision() -> str:
     """What set_matmul_precision was last given."""

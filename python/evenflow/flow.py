@@ -40,13 +40,13 @@ class Flow(Density):
     """A normalizing flow x <-> z with exact log density. Made by Glow, RealNVP, NICE, CouplingFlow or `load`.
 
     Tables are (N, D). Images are (N, H, W, C), as uint8 or as floats in level units 0 ... 2^bits. Arrays in are
-    numpy, lists, data frames, or anything with DLPack or __array__; arrays out are numpy, of the model's dtype.
+    numpy, lists, data frames, or anything with DLPack or `__array__`; arrays out are numpy, of the model's dtype.
     Latents are flat, (N, D). log_prob is in nats, for the density in the units of the data. Log-determinants are
     float64, one a sample. The columns of a data frame are checked by name, once one has initialised the flow.
 
     A model of device="cuda" also takes arrays on its GPU from any library with DLPack, and leaves them there:
     C-contiguous, of the model's dtype or uint8 for images, log-determinants float64. A call whose first array is on
-    the GPU returns DeviceArrays. Labels and weights are in main memory. See docs/cuda.md.
+    the GPU returns DeviceArrays. Labels and weights are in main memory. See "GPUs" in the documentation.
 
     A conditional density takes its conditions in every call: `label`, for a model with classes, and `context`, for a
     model with a context.

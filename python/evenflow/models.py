@@ -191,9 +191,11 @@ class CouplingFlow(Flow):
     law : str
         "spline" (monotone rational-quadratic; Durkan et al. 2019), "affine" (log-scale bounded by 2), "additive",
         "sigmoid" (nflows' affine law), "softplus" (glasflow's), "exp" or "glow" (normflows'); see
-        docs/math/coupling.md.
-    bins, bound : int, float
-        Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
+        "Coupling" in the documentation.
+    bins : int
+        Number of bins of a spline.
+    bound : float
+        A spline's bins lie on [-bound, bound], in units after `preprocess`; outside it is the identity.
     unconditional : bool
         Of splines: the columns that a coupling passes go through splines of their own, whose numbers are parameters,
         after the coupling's net has read them (RQ-NSF's option).

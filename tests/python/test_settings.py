@@ -124,8 +124,8 @@ def test_the_documentation_has_every_setting():
     spec = importlib.util.spec_from_file_location("hook", DOCS / "hooks" / "settings.py")
     hook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hook)
-    page = hook.on_page_markdown((DOCS / "api" / "models.md").read_text())
-    assert page.count("\n| `") == sum(map(len, DECLARED.values()))
+    page = hook.on_page_markdown("".join(path.read_text() for path in (DOCS / "api").glob("*.md")))
+    assert page.count("\n    | `") == sum(map(len, DECLARED.values()))
     assert "| `hidden` | `(64, 64)` | 1 ... 1048576 | widths of the nets' hidden layers |\n" in page
     assert ("| `mask` | `'halves'` | `'halves'`, `'odd-even'`, `'log2'` | columns that couplings change, by a scheme or "
             "listed for each |\n") in page

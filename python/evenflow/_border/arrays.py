@@ -90,7 +90,7 @@ def _by_copy(where: str, x: Any, error: Exception) -> np.ndarray:
     dtype = str(getattr(x, "dtype", "")).rpartition(".")[2]
     if any(base.__name__ == "Tracer" for base in type(x).__mro__):
         raise TypeError(f"[{where}] expected an array with values, got a {kind}: evenflow can't be traced by JAX "
-                        "(see docs/jax.md)") from error
+                        '(see "JAX" in the documentation)') from error
     if dtype.startswith(("bfloat16", "float8", "float4")):  # which numpy has no numbers for
         raise TypeError(f"[{where}] expected a dtype of numpy's, got {kind} of {dtype}; convert it, with x.float() in "
                         "torch or x.astype('float32') in JAX") from error

@@ -108,7 +108,7 @@ def found(where: str, trainer: Trainer, names: Sequence[str] | None = None) -> l
     texts = []
     if said:
         texts.append(f"[{where}] this table has no density: {'; '.join(said)}. The likelihood can grow without bound, "
-                     "and its size means nothing; see docs/tutorials/tables.md, Discrete columns and repeated rows")
+                     'and its size means nothing; see "Discrete columns and repeated rows" in the documentation')
     far = _scales_of_few(trainer.flow._bounds, rows, given, known) if trainer.standardises else []
     if far:
         texts.append(f"[{where}] a few outliers dominate the standard deviation of {_listed(far)}: leave their rows "
