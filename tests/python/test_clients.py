@@ -209,9 +209,9 @@ def test_sbi_goes_on_where_a_training_ended(sbi, simulations):
     for options in ({"max_num_epochs": 3, "learning_rate": 2e-3}, {"max_num_epochs": 6, "resume_training": True}):
         with pytest.warns(UserWarning, match="Maximum number of epochs"):
             sbi.train(trainer, **options)
-    assert trainer._evenflow_adam["lr"] == 2e-3 and trainer._evenflow_adam["steps"] == 7 * 4
+    assert trainer.evenflow_adam["lr"] == 2e-3 and trainer.evenflow_adam["steps"] == 7 * 4
     with pytest.warns(UserWarning, match="When the inference object is pickled"):
-        assert pickle.loads(pickle.dumps(trainer))._evenflow_adam["steps"] == 7 * 4
+        assert pickle.loads(pickle.dumps(trainer)).evenflow_adam["steps"] == 7 * 4
 
 
 def test_aspire_flow(aspire, tmp_path):

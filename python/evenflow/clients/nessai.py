@@ -228,7 +228,8 @@ class EvenflowModel(FlowModel):
         return z, _normal(z) + logdet
 
     def inverse(self, z: np.ndarray, conditional: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        return each(self.model.flow, "inverse", z, conditional)
+        found: tuple[np.ndarray, np.ndarray] = each(self.model.flow, "inverse", z, conditional)
+        return found
 
     def log_prob(self, x: np.ndarray, conditional: np.ndarray | None = None) -> np.ndarray:
         return self.forward_and_log_prob(x, conditional)[1]

@@ -6,46 +6,42 @@ from typing import Any
 
 import numpy as np
 
+from evenflow._border.bounds import outside
+from evenflow.density import bounds_of
 from evenflow.errors import NumericError
 
-Pair = tuple[np.ndarray, np.ndarray]
 
-
-def each(flow: Any, call: str, rows: np.ndarray, context: np.ndarray | None = None) -> Pair:
-    """The flow's method `call`, forward or inverse, in float64: values (N, D) and log-determinants (N).
+def each(flow: Any, call: str, rows: np.ndarray, context: np.ndarray | None = None) -> Any:
+    """What the flow's method `call` gives, in float64: forward, inverse (values (N, D) and log-determinants (N,)) or
+    log_prob ((N,), alone).
 
     Rows that the flow refuses with a NumericError are NaN: a point far off must not end a run of hours. context:
     (N, C), (C,) or None.
     """
-    given = {} if context is None else {"context": context}
     try:
-        values, logdet = getattr(flow, call)(rows, **given)
-        return values.astype(np.float64), logdet
+        found = getattr(flow, call)(rows, **({} if context is None else {"context": context}))
+        return tuple(np.asarray(part, np.float64) for part in (found if isinstance(found, tuple) else (found,)))
     except NumericError:
         n = len(rows)
-        values, logdet = np.full(rows.shape, np.nan), np.full(n, np.nan)
-        if context is not None:
-            context = np.broadcast_to(context, (n, flow.context))
-        finite = _finite(rows, flow.dtype) if context is None else (
-            _finite(rows, flow.dtype) & _finite(context, flow.dtype))
-        halves = [np.arange(n)[:n // 2], np.arange(n)[n // 2:]] if finite.all() else [np.flatnonzero(finite)]
-        for half in halves if n > 1 else ():
-            if len(half):
-                part = None if context is None else context[half]
-                values[half], logdet[half] = each(flow, call, rows[half], part)
-        return values, logdet
-
-
-def _finite(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        finite: np.ndarray = np.isfinite(rows.astype(dtype)).all(1)
-    return finite
+        results = (np.full(rows.shape, np.nan), np.full(n, np.nan))[-1 if call == "log_prob" else 0:]
+        context = None if context is None else np.broadcast_to(context, (n, flow.context))
+        with np.errstate(over="ignore"):
+            taken = rows.astype(flow.dtype)
+            good = np.isfinite(taken).all(1)
+            if context is not None:
+                good &= np.isfinite(context.astype(flow.dtype)).all(1)
+        if call != "inverse":
+            good &= ~outside(bounds_of(flow), taken).any(1)
+        numbers = np.flatnonzero(good)
+        for half in np.array_split(numbers, 2) if len(numbers) == n > 1 else (numbers,):
+            if 0 < len(half) < n:
+                part = each(flow, call, rows[half], None if context is None else context[half])
+                for result, values in zip(results, part):
+                    result[half] = values
+        return results
 
 
 def log_prob(flow: Any, rows: np.ndarray) -> np.ndarray:
-    """Log-densities (N) of rows (N, D), NaN where the flow refuses a row."""
-    z, logdet = each(flow, "forward", rows)
-    finite = np.isfinite(z).all(1)
-    logdet[finite] += flow.base_log_prob(z[finite])
-    logdet[~finite] = np.nan
-    return logdet
+    """Log-densities (N,) of rows (N, D), NaN where the flow refuses a row."""
+    found: np.ndarray = each(flow, "log_prob", rows)[0]
+    return found

@@ -30,8 +30,8 @@ from evenflow.torch import FlowModule  # noqa: E402
 
 NSF = {"couplings": 5, "hidden": (50, 50), "bins": 10, "bound": 3.0, "mask": "odd-even", "base": "gaussian"}
 """The settings of sbi's "nsf" that are not evenflow's defaults."""
-STATEFUL = torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm
-"""Layers that compute otherwise while they are trained."""
+STATEFUL = "p", "running_mean"
+"""What layers have that compute otherwise while they are trained: dropout and batch norm."""
 
 
 def density_estimator(embedding_net: torch.nn.Module | None = None, likelihood: bool = False,
@@ -171,7 +171,7 @@ def train(trainer: Any, **options: Any) -> Estimator:
     finally:
         del trainer._train_epoch, trainer._validate_epoch
         if steps.optimizer is not None:
-            trainer._evenflow_adam = steps.optimizer.state_dict()
+            trainer.evenflow_adam = steps.optimizer.state_dict()
 
 
 class _Steps:
@@ -191,7 +191,7 @@ class _Steps:
         if not (self._always or trainer._round == 0) or not isinstance(net, Estimator):
             return None
         if any(p.requires_grad for p in net.embedding_net.parameters()) or any(
-                isinstance(layer, STATEFUL) for layer in net.embedding_net.modules()):
+                hasattr(layer, name) for layer in net.embedding_net.modules() for name in STATEFUL):
             return None
         if self._rows is None:
             theta, x = loader.dataset.tensors[:2]
@@ -199,8 +199,8 @@ class _Steps:
             with torch.no_grad():
                 self._rows = Batch(_flat(input).numpy(), context=net._context(condition).numpy())
             self.optimizer = Adam(net.flow, lr=trainer.optimizer.param_groups[0]["lr"])
-            if self._resumed and hasattr(trainer, "_evenflow_adam"):
-                self.optimizer.load_state_dict(trainer._evenflow_adam)
+            if self._resumed and hasattr(trainer, "evenflow_adam"):
+                self.optimizer.load_state_dict(trainer.evenflow_adam)
         return self._rows
 
     def train_epoch(self, trainer: Any, loader: Any, clip_max_norm: float | None, loss_args: Any) -> float:
