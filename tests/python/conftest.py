@@ -12,14 +12,20 @@ from plain import plain_table
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the models of the fixtures compute: cpu or cuda")
     parser.addoption("--list-skipped", metavar="FILE", help="writes the names of skipped tests there, for pytest @FILE")
+    parser.addoption("--all", action="store_true", help="slow tests too; none may be skipped for want of a package")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "any_device: runs on the device of --device; others are skipped there")
+    config.addinivalue_line("markers", "slow: skipped without --all")
 
 
 def pytest_collection_modifyitems(config, items):
     """With --device cuda only the tests that ask for it run, and without a GPU none; the count says so."""
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: --all runs it"))
     device = config.getoption("--device")
     if device == "cpu":
         return
@@ -41,6 +47,16 @@ def pytest_terminal_summary(terminalreporter, config):
         names = {report.nodeid for report in terminalreporter.stats.get("skipped", [])}
         with open(path, "w") as file:
             file.writelines(f"{name}\n" for name in sorted(names))
+
+
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--all") and reporter is not None:
+        missing = [report for report in reporter.stats.get("skipped", [])
+                   if "could not import" in str(report.longrepr) or "needs " in str(report.longrepr)]
+        for report in missing:
+            reporter.write_line(f"FAILED {report.nodeid}: with --all no package may be missing")
+        session.exitstatus = session.exitstatus or bool(missing)
 
 
 @pytest.fixture

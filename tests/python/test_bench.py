@@ -12,6 +12,7 @@ import pytest
 import evenflow as ef
 
 
+pytestmark = pytest.mark.slow
 BENCH = pathlib.Path(__file__).parents[2] / "bench"
 
 

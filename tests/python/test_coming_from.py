@@ -30,6 +30,7 @@ def can_run(code):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["evenflow", *PEERS])
 @pytest.mark.filterwarnings("ignore:torch.lu is deprecated")  # of normflows
 def test_blocks_run(library, tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ def conditional(x, c, device="cpu", dtype="float64", **settings):
     return flow
 
 
+@pytest.mark.slow
 def test_learns_a_conditional_density():
     """A Gaussian whose mean and width depend on c: the loss comes near its entropy, and samples follow c."""
     rng = np.random.default_rng(0)

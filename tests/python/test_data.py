@@ -339,6 +339,7 @@ def test_split_of_a_file_keeps_no_numbers(tmp_path, small_memory):
     flow.fit(part.train, valid=part.test, batch_size=8, epochs=2)
 
 
+@pytest.mark.slow
 def test_standard_error_of_neighbours_drawn_together(tmp_path, monkeypatch):
     monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
     values = np.random.default_rng(1).standard_normal((1 << 16, 2), np.float32)

@@ -111,7 +111,7 @@ def test_many_columns_are_not_all_named():
     assert " 3 (" in text and " 4 (" not in text and " and 26 more (add" in text
 
 
-@pytest.mark.parametrize("n", [2, 10, 100, 1000, 10_000, 1_000_000])
+@pytest.mark.parametrize("n", [2, 10, 100, 1000, 10_000])
 def test_continuous_columns_and_mildly_rounded_ones_are_silent(n):
     rng = np.random.default_rng(n)
     x = normal(n, 2, n)
@@ -182,6 +182,7 @@ def test_the_estimator_warns():
         FlowDensity(couplings=1, hidden=(2,), epochs=1, random_state=0).fit(x)
 
 
+@pytest.mark.slow
 def test_a_search_over_folds_warns_once():
     pytest.importorskip("sklearn")
     code = """

@@ -40,6 +40,7 @@ HOSTS = "docs/samplers.md"
 """Runs other packages, whose warnings are not ours."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [
     pytest.param(page, marks=[pytest.mark.filterwarnings("ignore")] if page == HOSTS else [])
     for page, text in PAGES.items() if BLOCK.search(text)])

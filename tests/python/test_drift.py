@@ -164,6 +164,7 @@ def test_batch_norm_wants_two_images_whose_deepest_scale_is_one_pixel():
     flow.loss_and_grad(x[:2])
 
 
+@pytest.mark.slow
 def test_whitening_sees_enough_rows():
     """A covariance of few rows costs about D (D + 3) / 4M nats a row."""
     rng = np.random.default_rng(0)

@@ -98,6 +98,7 @@ def test_the_density_of_a_row_does_not_depend_on_its_batch(dims, hidden, dtype):
     assert np.array_equal(flow.log_prob(x), [flow.log_prob(row[None])[0] for row in x])
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_is_flat_in_depth():
     """Without an activation budget, besides parameters, gradients and moments. Peaks of whole processes."""
     script = pathlib.Path(__file__).parents[2] / "bench" / "worker.py"

@@ -310,6 +310,7 @@ def test_no_infinity_comes_out():
         flow.sample(3, temperature=1e38, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [
     lambda: ef.Glow((4, 4, 2), levels=2, steps=2, hidden=8, learn_top=True, classes=3),
     lambda: ef.Glow((4, 4, 2), levels=1, steps=1, hidden=8, coupling="additive", permutation="lu"),

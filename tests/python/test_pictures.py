@@ -169,6 +169,7 @@ def test_pictures_with_alpha(tmp_path, channels, mode):
         plot.save_grid(x[:1], tmp_path / "x.jpg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["tiff", "webp", "png", "gif"])
 def test_few_bytes_of_many_pixels(tmp_path, ending):
     """They are refused before they are decoded."""

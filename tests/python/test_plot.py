@@ -10,6 +10,7 @@ from evenflow import plot
 
 
 def test_any_iterable_is_a_history(tmp_path):
+    pytest.importorskip("matplotlib")
     records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "valid_loss": 1.5}]
     plot.learning_curve(records, tmp_path / "list.png")
     plot.learning_curve(iter(records), tmp_path / "iter.PNG")
@@ -23,6 +24,7 @@ def test_any_iterable_is_a_history(tmp_path):
 
 
 def test_what_is_drawn(tmp_path, monkeypatch, pictures):
+    pytest.importorskip("matplotlib")
     canvas = plot.grid(pictures[:5], columns=3, scale=1)
     assert canvas.shape == (13, 17, 3)
     assert np.array_equal(canvas[7:13, 6:11], pictures[4]) and not canvas[7:, 12:].any()

@@ -17,6 +17,10 @@ MILLIONS = {"glow-cifar10": 44.6, "glow-imagenet32": 66.9, "glow-imagenet64": 11
             "nice-mnist": 19.2, "nice-tfd": 346.2, "nice-cifar10": 72.6, "nice-svhn": 72.6}
 
 
+SLOW = {"glow-celeba-hq-256", "glow-imagenet64", "realnvp-celeba", "realnvp-lsun"}
+every = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MILLIONS])
+
+
 def build(name, width, **more):
     """A preset's model with nets of another width, and the preset's own width."""
     preset = presets.find(name)
@@ -27,7 +31,7 @@ def build(name, width, **more):
     return flow, own[0] if isinstance(own, tuple) else own
 
 
-@pytest.mark.parametrize("name", MILLIONS)
+@every
 def test_size(name):
     """The number of parameters is quadratic in the width: three narrow models tell that of the wide one."""
     counts, widths = {}, (1, 2, 4)
@@ -43,7 +47,7 @@ def test_size(name):
     assert round(count / 1e6, 1) == MILLIONS[name]
 
 
-@pytest.mark.parametrize("name", MILLIONS)
+@every
 def test_takes_a_step(name):
     preset = presets.find(name)
     # A covariance of a few images is singular.

@@ -212,6 +212,7 @@ os._exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     """20 times kill -9 in one run that saves after every step: the end is that of a run without a stop."""
     base = ["train", "digits", *SMALL, "--steps", "300", "--save-every", "0", "--log-every", "10"]
@@ -370,6 +371,7 @@ def test_files_of_the_user_are_not_replaced(tmp_path, table_file, capsys, monkey
 
 def test_outputs(tmp_path):
     """Pictures while it trains, of the values that would be kept, change no bit."""
+    pytest.importorskip("matplotlib")
     one, two = tmp_path / "one", tmp_path / "two"
     base = ["train", "digits", *SMALL, "--epochs", "4", "--log-every", "7"]
     assert main([*base, "--out", str(one)]) == 0

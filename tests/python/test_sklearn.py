@@ -194,6 +194,7 @@ def heaps(n):
     return rng.standard_normal((n, 2)) + 8.0 * side[:, None], 1.0 + 2 * side
 
 
+@pytest.mark.slow
 def test_sample_weight():
     x, w = heaps(3000)
     density = FlowDensity(random_state=0, epochs=20, patience=20).fit(x, sample_weight=1e-3 * w)
@@ -312,6 +313,7 @@ def test_weighted_p_values():
         clone(detector).set_params(contamination=0.02).fit(x, sample_weight=w)
 
 
+@pytest.mark.slow
 def test_p_values_are_calibrated(crescent):
     """Over many splits, a new row is an outlier with probability `contamination`, even by a poor density."""
     rng, flagged, n = np.random.default_rng(0), [], 39

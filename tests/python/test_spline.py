@@ -10,6 +10,7 @@ import evenflow as ef
 from plain import plain_table
 
 
+@pytest.mark.slow
 def test_training_fits_what_an_affine_coupling_can_not() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 2)) * 0.2 + rng.choice([-1.0, 1.0], size=(4000, 2))

@@ -21,6 +21,7 @@ def make(columns: int, **settings: Any) -> ef.CouplingFlow:
     return flow
 
 
+@pytest.mark.slow
 def test_importance_sampling_of_a_trained_flow_has_a_small_variance() -> None:
     """The integral of a peak and a ridge over the square: training by samples of the flow itself."""
     def integrand(x: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ def test_a_repeated_pass_is_weighted_too():
 
 # Training
 
+@pytest.mark.slow
 def test_fit_learns_the_weighted_density():
     """Two heaps of as many rows, of which one counts three times as much; in any unit of the weights."""
     rng = np.random.default_rng(0)
