@@ -194,39 +194,3 @@ def test_torch(known, device):
                         (ef.ConfigError, lambda: module.log_prob(x, label=0, context=c))):
         with pytest.raises(error):
             call()
-
-
-def test_torch_takes_the_contexts_that_a_flow_takes():
-    """Whole numbers as well, and one for all rows."""
-    torch = pytest.importorskip("torch")
-    bridge = pytest.importorskip("evenflow.torch")
-    rng = np.random.default_rng(5)
-    c = rng.integers(-9, 9, (120, 1))
-    x = rng.standard_normal((120, 3)) + c
-    flow = conditional(x, c)
-    module, rows, given = bridge.FlowModule(flow), torch.from_numpy(x), torch.from_numpy(c)
-    wanted = flow.log_prob(x, context=c)
-    for of in (given, given.int(), given.bfloat16()):
-        np.testing.assert_allclose(module.log_prob(rows, context=of).detach(), wanted, rtol=1e-12)
-    drawn = module.sample(4, seed=1, context=given[0])
-    assert np.array_equal(drawn, flow.sample(4, seed=1, context=c[0]))
-    # One number a row may come as (N,), in both.
-    single = plain_table(3, couplings=2, hidden=(8,), context=1, dtype="float64")
-    single.init(x, context=c[:, 0])
-    wanted = single.log_prob(x, context=c[:, :1])
-    assert np.array_equal(single.log_prob(x, context=c[:, 0]), wanted)
-    of_one = bridge.FlowModule(single).log_prob(rows, context=given[:, 0]).detach()
-    np.testing.assert_allclose(of_one, wanted, rtol=1e-12)
-
-
-@pytest.mark.parametrize("preprocess, given, rows", [("none", {}, 30), ("whiten", {}, 50),
-                                                     ("none", {"init_batch": 80}, 80)])
-def test_initialisation_heeds_the_values_of_the_context(monkeypatch, preprocess, given, rows):
-    """A wide one is copied several times."""
-    monkeypatch.setattr("evenflow.training.loop.INIT_VALUES", 30 * 20)
-    monkeypatch.setattr("evenflow.training.loop.WHITENED_VALUES", 50 * 20)
-    seen, rng = [], np.random.default_rng(0)
-    monkeypatch.setattr(ef.CouplingFlow, "_initialize", lambda flow, where, x, context: seen.append((x.shape, context.shape)))
-    flow = plain_table(2, context=18, couplings=1, hidden=(2,), preprocess=preprocess)
-    flow.fit(rng.standard_normal((200, 2)), context=rng.standard_normal((200, 18)), steps=0, **given)
-    assert seen == [((rows, 2), (rows, 18))]

@@ -13,7 +13,6 @@ import evenflow as ef
 from evenflow._border.rows import Rows
 from evenflow.data import rows
 from evenflow.runs import evaluate
-from evenflow.runs.stream import read_latents, read_rows
 
 rng = np.random.default_rng(0)
 
@@ -42,21 +41,6 @@ def test_toys(name):
     assert data.train.shape == (10_000, 2) and data.test.shape == (2_000, 2) and data.kind == "table"
     assert np.array_equal(data.train, ef.data.load(name).train)
     assert np.isfinite(data.train).all() and (name == "checkerboard") == (data.train_labels is None)
-
-
-def test_shapes_of_toys():
-    for make, noise in ((ef.data.two_moons, 0.1), (ef.data.rings, 0.08)):
-        assert np.array_equal(make(50)[0], make(50, noise)[0])
-        assert np.array_equal(make(50, -0.0)[0], make(50, 0.0)[0])
-    x, y = ef.data.rings(2000, noise=0.0, seed=1)
-    np.testing.assert_allclose(np.hypot(*x.T), 1 + y)
-    x, y = ef.data.two_moons(2000, noise=0.0, seed=1)
-    np.testing.assert_allclose(np.hypot(x[:, 0] - y, x[:, 1] - 0.5 * y), 1)
-    assert (x[y == 0, 1] >= 0).all() and (x[y == 1, 1] <= 0.5).all()
-    assert not np.array_equal(x, ef.data.two_moons(2000, noise=0.0, seed=2)[0])
-    square = np.floor(ef.data.checkerboard(4000, seed=1) / 2).astype(int)
-    assert (square.sum(1) % 2 == 0).all() and len(np.unique(square, axis=0)) == 8
-    assert square.min() == -2 and square.max() == 1
 
 
 @pytest.mark.parametrize("module", ["", ".dataset", ".toys", ".augment"])
@@ -88,40 +72,6 @@ def test_missing_and_unknown(tmp_path):
 def test_options_that_do_not_fit(options, word):
     with pytest.raises(ef.ConfigError, match=word):
         ef.data.load("digits", **options)
-
-
-def test_paths_that_are_none(tmp_path):
-    (tmp_path / "x.npz").write_bytes(b"")
-    with open(tmp_path / "x.npz", "rb") as file:
-        for path in (None, file.fileno(), file):
-            with pytest.raises(TypeError, match=r"\[data\] expected a path, got"):
-                ef.data.load(path)
-        os.fstat(file.fileno())  # which is still open
-    for name in ("a\0b.csv", "\ud800.csv"):
-        with pytest.raises(ef.IoError, match=r"\[data\] expected characters that a file's name can have, got '"):
-            ef.data.load(name)
-    for read, path in ((read_rows, 3), (read_latents, None)):
-        with pytest.raises(TypeError, match=r"\[data\] expected a path, got"):
-            next(read(path))
-
-
-def test_endings_in_capitals(tmp_path):
-    x = np.random.default_rng(0).standard_normal((50, 2))
-    text = "".join(f"{a!r}\t{b!r}\n" for a, b in x.tolist())
-    (tmp_path / "X.TSV").write_text("a\tb\n" + text)
-    (tmp_path / "X.TSV.GZ").write_bytes(gzip.compress(b"a\tb\n" + text.encode()))
-    (tmp_path / "X.CSV").write_text("a,b\n" + text.replace("\t", ","))
-    (tmp_path / "X.IDX").write_bytes(idx(x, 0x0E))
-    (tmp_path / "X.Idx.Gz").write_bytes(gzip.compress(idx(x, 0x0E)))
-    (tmp_path / "folder").mkdir()
-    for save, name, arrays in ((np.save, "X.NPY", (x,)), (np.savez, "X.NPZ", ()), (np.savez, "folder/X.NPZ", ())):
-        with open(tmp_path / name, "wb") as file:  # numpy appends an ending of its own
-            save(file, *arrays, **({} if arrays else {"x": x, "z": x}))
-    for name in ("X.TSV", "X.TSV.GZ", "X.CSV", "X.IDX", "X.Idx.Gz", "X.NPY", "X.NPZ", "folder"):
-        data = ef.data.load(tmp_path / name)
-        assert np.array_equal(data.train, x) and data.columns == (["a", "b"] if "SV" in name else [])
-    for name in ("X.TSV.GZ", "X.CSV", "X.NPY", "X.NPZ"):
-        assert np.array_equal(np.concatenate([z for z, _ in read_latents(tmp_path / name)]), x)
 
 
 # Parts
@@ -223,15 +173,6 @@ def test_broken_idx(tmp_path, content, word, ending):
         ef.data.load(path)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:99] + b"\0\0\0\0" + b[103:],
-                                    lambda b: b"no gzip"])
-def test_broken_gzip(tmp_path, damage):
-    path = tmp_path / "x-ubyte.gz"
-    path.write_bytes(damage(gzip.compress(idx(rng.integers(0, 256, (9, 5, 5), np.uint8)))))
-    with pytest.raises(ef.IoError, match="IDX"):
-        ef.data.load(path)
-
-
 # numpy's files
 
 def test_npy_and_npz(tmp_path):
@@ -297,16 +238,6 @@ def test_broken_npz(tmp_path, arrays, word):
         ef.data.load(tmp_path / "x.npz")
 
 
-def test_a_folder_of_npz_has_training_data_and_one_part_a_file(tmp_path):
-    x = np.zeros((3, 2))
-    np.savez(tmp_path / "test.npz", x=x)
-    with pytest.raises(ef.IoError, match="no .npz file of training data, only test.npz"):
-        ef.data.load(tmp_path)
-    np.savez(tmp_path / "a.npz", train=x, test=x)
-    with pytest.raises(ef.IoError, match="a.npz: this file has a test part"):
-        ef.data.load(tmp_path)
-
-
 # Large arrays
 
 @pytest.fixture
@@ -355,32 +286,6 @@ def test_standard_error_of_neighbours_drawn_together(tmp_path, monkeypatch):
     whole = evaluate(flow, ef.data.Dataset(table))  # of rows that nobody drew
     nll = -flow.log_prob(table)
     assert whole["nll_nats_error"] == pytest.approx(nll.std(ddof=1) / np.sqrt(len(nll)))
-
-
-@pytest.mark.parametrize("write, word", [
-    (lambda p: p.write_bytes(p.read_bytes()[:-8]), "bytes of data are too few for float64"),
-    (lambda p: p.write_bytes(b"\x93NUMPY\x09" + p.read_bytes()[7:]), "version"),
-    (lambda p: p.write_bytes(b"no magic" + p.read_bytes()[8:]), "magic"),
-    (lambda p: p.write_bytes(p.read_bytes().replace(b"(50, 3)", b"(-5, 3)")), "too few"),
-    (lambda p: p.write_bytes(p.read_bytes().replace(b"'<f8'", b"'|O8'")), "objects"),
-    (lambda p: np.save(p, np.asfortranarray(np.zeros((50, 3)))), "Fortran order"),
-])
-def test_broken_large_npy(tmp_path, small_memory, write, word):
-    np.save(tmp_path / "t.npy", np.zeros((50, 3)))
-    write(tmp_path / "t.npy")
-    with pytest.raises(ef.IoError, match=f"t.npy: this .npy file can't be read: .*{word}"):
-        ef.data.load(tmp_path / "t.npy")
-
-
-def test_broken_large_npz(tmp_path, small_memory):
-    path = tmp_path / "t.npz"
-    np.savez(path, x=np.zeros((50, 3)))
-    whole = path.read_bytes()
-    np.save(tmp_path / "t.npy", np.zeros((50, 3)))
-    for content in (whole[:-60], whole[:40], b"XX" + whole[2:], (tmp_path / "t.npy").read_bytes()):
-        path.write_bytes(content)
-        with pytest.raises(ef.IoError, match="t.npz: this .npz file can't be read"):
-            ef.data.load(path)
 
 
 @pytest.mark.parametrize("limit, held_out", [(10**9, "val_data"), (100, "test_data")])

@@ -1,6 +1,5 @@
 """Folders of pictures, and the image sets of the papers in their own files: CIFAR, SVHN, CelebA."""
 
-import gzip
 import io
 import os
 import struct
@@ -50,20 +49,6 @@ def test_folder_of_images(tmp_path):
     image.fromarray(pictures[0]).save(tmp_path / "stray.png")
     with pytest.raises(ef.IoError, match="stray.png: this picture has no class, but .*1.png has one"):
         ef.data.load(tmp_path, size=6)
-
-
-def test_grey_pictures(tmp_path):
-    """Of seven rows, the six in the middle are the upper ones."""
-    image = pytest.importorskip("PIL.Image")
-    grey = np.random.default_rng(0).integers(0, 256, (7, 6), np.uint8)
-    opaque = image.fromarray(grey)
-    opaque.save(tmp_path / "1.png")
-    image.merge("LA", [opaque, image.new("L", opaque.size, 255)]).save(tmp_path / "2.png")
-    small = np.asarray(image.fromarray(grey[:6]).resize((3, 3), image.Resampling.BICUBIC))
-    for options, wanted in (({}, grey), (dict(crop=6), grey[:6]), (dict(size=3), small)):
-        data = ef.data.load(tmp_path, **options).train
-        assert data.shape[3] == 1 and np.array_equal(data[..., 0], [wanted, wanted])
-    assert ef.data.load(tmp_path, channels=3).shape == (7, 6, 3)
 
 
 @pytest.fixture
@@ -204,13 +189,6 @@ def test_cifar(tmp_path, write, files, names, labels):
     assert data.classes == names and data.kind == "image" and data.train.flags.c_contiguous
 
 
-@pytest.mark.parametrize("write", [lambda p, f: write_folder(p / "c", f),
-                                   lambda p, f: write_archive(p / "c.tar.gz", f)])
-def test_cifar_for_python(tmp_path, write):
-    with pytest.raises(ef.IoError, match="the binary files of .* are missing; the versions for Python"):
-        ef.data.load(write(tmp_path, {"data_batch_1": b"", "batches.meta": b""}))
-
-
 @pytest.mark.parametrize("change, word", [
     (dict(test_batch=None), "the file test_batch.bin is missing"),
     (dict(data_batch_2=b""), "data_batch_2.bin: expected records of 3073 bytes, got 0"),
@@ -239,15 +217,6 @@ def test_archive_writes_nothing_and_follows_nothing(tmp_path):
             archive.addfile(link)
     with pytest.raises(ef.IoError, match="l.tar.gz: the binary files of CIFAR"):
         ef.data.load(tmp_path / "l.tar.gz")
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"no archive",
-                                    lambda b: b[:2000] + bytes(50) + b[2050:], gzip.compress])
-def test_broken_archive(tmp_path, damage):
-    path = write_archive(tmp_path / "c.tar.gz", cifar10())
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ef.IoError, match="c.tar.gz: this archive of CIFAR can't be read"):
-        ef.data.load(path)
 
 
 # SVHN

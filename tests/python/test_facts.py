@@ -110,28 +110,6 @@ def test_memory_of_a_step_is_flat_in_depth():
     assert abs(besides[1] / besides[0] - 1) < 0.02
 
 
-def test_gradient_by_x_where_float32_can_not_rebuild_inputs(trained_glow):
-    """Couplings steep enough that scales underflow for images far from the data, as after long training."""
-    flow, images = trained_glow
-    x = np.random.default_rng(0).random((8, 8, 8, 1)) * 16
-    gradients, rebuilds = {}, {}
-    for dtype in ("float32", "float64"):
-        steep = ef.Glow((8, 8, 1), levels=2, steps=4, hidden=16, bits=4, dtype=dtype)
-        steep.init(images[:64])
-        for (name, value), trained in zip(steep.named_parameters().items(), flow.named_parameters().values()):
-            value[...] = trained * (4 if name.endswith("conv3.weight") else 1)
-        gradients[dtype] = steep.log_prob_and_grad(x)[1]
-        z, _ = steep.forward(x)
-        rebuilt, expected = steep.backward(z, -z, np.ones(len(z)))
-        rebuilds[dtype] = np.abs(rebuilt - x).max() < 1e-3
-    assert rebuilds == {"float32": False, "float64": True}
-    # One image is so far out that float64 loses five digits on it. float32, whose activations are kept, loses up to
-    # three, by the order of an instruction set's sums.
-    bounds = {"float32": 1e-4, "float64": 1e-9}
-    for dtype, got in gradients.items():
-        assert np.abs(got - expected).max() < bounds[dtype] * np.abs(expected).max()
-
-
 def test_samples_of_a_trained_model_have_its_entropy(moons):
     flow, _ = moons
     log_prob, area = log_prob_on_a_grid(flow)

@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator, clone  # noqa: E402
 from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 from sklearn.model_selection import GridSearchCV, cross_validate  # noqa: E402
-from sklearn.neighbors import KernelDensity  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
@@ -168,13 +167,6 @@ def test_a_failed_fit_leaves_the_earlier_one(crescent, detector, monkeypatch):
             estimator.fit(wide)
     assert np.array_equal(before, (density.score_samples(x), detector.p_values(x)))
     assert density.n_iter_ == 3 and density.n_features_in_ == 2
-
-
-def test_masked_values_are_refused(crescent, fitted, detector):
-    masked = np.ma.masked_less(crescent, 0)
-    for call in (TINY.fit, fitted.score_samples, FlowOutlierDetector(TINY).fit, detector.predict):
-        with pytest.raises(TypeError, match=r"\[Flow.*\] expected an array without masked values, got"):
-            call(masked)
 
 
 @pytest.mark.parametrize("setting, error", [
@@ -349,17 +341,6 @@ def test_a_density_that_selects_columns_by_name(crescent):
     assert names.density_.feature_names_in_.tolist() == ["a", "b"]
     assert np.array_equal(names.p_values(frame[["a", "b"]]), FlowOutlierDetector(TINY, random_state=0).fit(
         crescent[:600]).p_values(crescent[:600]))
-
-
-def test_a_density_that_is_zero(crescent):
-    x = crescent[:200] / crescent[:200].std(0)
-    tophat = FlowOutlierDetector(KernelDensity(kernel="tophat", bandwidth=0.5), contamination=0.2, random_state=0)
-    detector = tophat.fit(x)
-    assert detector.decision_function([[100.0, 0.0]]) == -np.inf and detector.predict([[100.0, 0.0]]) == -1
-    detector.offset_ = -np.inf  # as from a file of an earlier version
-    assert detector.decision_function([[100.0, 0.0]]) == 0
-    with pytest.raises(ef.ConfigError, match="fewer than 10 of 50 calibration rows with a density of zero, got"):
-        tophat.set_params(density__bandwidth=1e-3).fit(x)
 
 
 def test_detector_settings(crescent, detector):

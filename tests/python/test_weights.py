@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from parameters import assert_same
 from parameters import values as by_name
 from test_drift import shrinking
 
@@ -126,15 +125,6 @@ def test_a_validation_row_of_weight_zero_may_have_no_density(table, real_nvp):
         real_nvp().fit(table, valid=valid, valid_sample_weight=w + 1e-6, epochs=1)
 
 
-def test_the_loss_of_an_epoch_whose_rows_count_for_nothing(table, real_nvp):
-    """Of 181 rows, the one with a weight is left over from the first epoch's batches."""
-    flow, w = real_nvp(), np.zeros(181)
-    flow.init(table)
-    w[np.random.default_rng([0, 0]).permutation(181)[-1]] = 1
-    history = flow.fit(table[:181], sample_weight=w, epochs=2, batch_size=30)
-    assert history[0]["loss"] is None and np.isfinite(history[1]["loss"])
-
-
 def test_the_first_batch_is_drawn_in_proportion(table, real_nvp):
     """Standardisation is that of rows by weight: of all rows, of as many as `init_batch` says, of few that count."""
     w = np.random.default_rng(4).integers(0, 5, len(table)).astype(float)
@@ -164,22 +154,6 @@ def test_rows_in_proportion(n):
         assert abs(counts[row] - w[row]) < 1 or row == order[len(chosen) - 1]
     assert np.array_equal(in_proportion(order, np.ones(100), n), order[:n])
     assert np.array_equal(in_proportion(order, None, n), order[:n])
-
-
-@pytest.mark.parametrize("stop", [12, 13, 17])
-def test_resume_is_exact(tmp_path, table, real_nvp, stop):
-    w = np.random.default_rng(4).uniform(0, 3, len(table))
-    settings = dict(valid=table[:40], sample_weight=w, valid_sample_weight=w[:40], batch_size=33, seed=3, accumulate=2)
-    whole, path = real_nvp(), tmp_path / "m.safetensors"
-    history = whole.fit(table, steps=30, **settings)
-    real_nvp().fit(table, steps=stop, checkpoint=path, **settings)
-    again = ef.load(path)
-    resumed = again.fit(table, steps=30, checkpoint=path, resume=True, **settings)
-    assert_same(again, whole)
-    assert [r["loss"] for r in resumed] == [r["loss"] for r in history]
-    for changed in ({"sample_weight": w + 1}, {"sample_weight": None}, {"valid_sample_weight": None}):
-        with pytest.raises(ef.ConfigError, match="expected the data that .* was trained on, got others"):
-            ef.load(path).fit(table, steps=40, checkpoint=path, resume=True, **{**settings, **changed})
 
 
 def test_batches_have_their_rows_weights():

@@ -91,29 +91,6 @@ def test_arrays_of_numpy_files(tmp_path):
         ef.data.load(tmp_path / "many")
 
 
-def test_bad_weights(tmp_path):
-    for value, text in ((-1, "got -1 in row 7"), (np.nan, "got nan in row 7"), (np.inf, "got inf in row 7")):
-        bad = W.copy()
-        bad[7] = value
-        np.savez(tmp_path / "t.npz", x=X, weight=bad)
-        with pytest.raises(ef.IoError, match=f"t.npz: expected finite weights >= 0, {text}"):
-            ef.data.load(tmp_path / "t.npz")
-    bad[7] = -1
-    path = write_csv(tmp_path / "t.csv", weights=bad)
-    with pytest.raises(ef.IoError, match="t.csv, row 7, column 'w': -1.0 is negative"):
-        ef.data.load(path, weight="w")
-    assert ef.data.load(path).train[7, 2] == -1
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    pandas.read_csv(path).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(ef.IoError, match="t.parquet, row 7, column 'w': -1.0 is negative"):
-        ef.data.load(tmp_path / "t.parquet", weight="w")
-    assert ef.data.load(tmp_path / "t.parquet").train[7, 2] == -1
-    np.savez(tmp_path / "t.npz", x=X, weight=W[:5])
-    with pytest.raises(ef.IoError, match=r"expected numbers \(600,\) as weight, got float64 \(5,\)"):
-        ef.data.load(tmp_path / "t.npz")
-
-
 # The command line
 
 def test_a_run_is_that_of_fit(folder, capsys):
@@ -182,24 +159,6 @@ def test_other_tables(folder, capsys, tmp_path):
         assert "a CSV or Parquet file only" in error
 
 
-@pytest.mark.parametrize("place", [0, 2])
-def test_columns_without_names_or_weights(capsys, tmp_path, place):
-    """Data alone are read by a run whose column of weights has a place among them."""
-    np.savetxt(tmp_path / "t.csv", np.insert(X, place, W, axis=1), delimiter=",", fmt="%.17g")
-    np.savetxt(tmp_path / "plain.csv", X, delimiter=",", fmt="%.17g")
-    run, out = tmp_path / "run", tmp_path / "o.npy"
-    answer(capsys, "train", tmp_path / "t.csv", "--weight", place, *SMALL, "--out", run)
-    flow = ef.load(run / "model.safetensors")
-    for name, weights in (("t.csv", W), ("plain.csv", None)):
-        found = answer(capsys, "eval", run, tmp_path / name)
-        assert found["nll_nats"] == pytest.approx(-np.average(flow.log_prob(X), weights=weights), rel=1e-10)
-        answer(capsys, "score", run, tmp_path / name, "--out", out)
-        np.testing.assert_allclose(np.load(out), flow.log_prob(X))
-        answer(capsys, "encode", run, tmp_path / name, "--out", out)
-        np.testing.assert_allclose(np.load(out), flow.encode(X))
-        assert answer(capsys, "verify", run, tmp_path / name)["ok"]
-
-
 def test_parts_that_count_for_nothing(folder, capsys, tmp_path):
     """In the file, or after it was split."""
     path = tmp_path / "t.npz"
@@ -216,23 +175,6 @@ def test_parts_that_count_for_nothing(folder, capsys, tmp_path):
         error = answer(capsys, "train", path, *SMALL, "--out", tmp_path / "run", code=2)
         assert f"{path}: expected a weight > 0 in the {name} part, got {len(some)} zeros" in error
     assert not (tmp_path / "run").exists()
-
-
-def test_data_without_their_weights_are_others(capsys, tmp_path):
-    """Or with new ones; all commands refuse them."""
-    path, run = tmp_path / "w.npz", tmp_path / "run"
-    np.savez(path, x=X, weight=W)
-    answer(capsys, "train", path, *SMALL, "--out", run)
-    np.savez(tmp_path / "plain.npz", x=X)
-    answer(capsys, "train", tmp_path / "plain.npz", *SMALL, "--out", tmp_path / "plain")
-    np.savez(path, x=X)
-    np.savez(tmp_path / "plain.npz", x=X, weight=W)
-    for folder in (run, tmp_path / "plain"):
-        for command in ("eval", "resume"):
-            error = answer(capsys, command, folder, code=2)
-            assert "has changed since the run was trained on it" in error
-    np.savez(path, x=X, weight=W)
-    answer(capsys, "eval", run)
 
 
 def test_a_row_of_weight_zero_may_have_no_density(folder, capsys, tmp_path):
