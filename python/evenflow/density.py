@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import functools
 import json
 import math
 import secrets
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -19,14 +18,15 @@ from evenflow import _core
 from evenflow._border import arrays, checks
 from evenflow._core import DeviceArray
 from evenflow._border.batch import Batch
+from evenflow._border.arrays import Taken
 from evenflow._border.bounds import Pairs
-from evenflow.errors import ConfigError, DataWarning, DeviceError, NumericError, ShapeError
+from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError, warn, wrong
+from evenflow._border.extras import need
+from evenflow._border.rows import Rows
 from evenflow._border.weights import check_weights
 
 Array = Any
 """A result: numpy.ndarray, or DeviceArray if the call's first array was on the GPU."""
-Taken = np.ndarray | DeviceArray
-"""An array of a call, in main memory or on the GPU where the model computes."""
 
 DOUBLE = np.dtype(np.float64)
 
@@ -39,12 +39,28 @@ two blocks."""
 BLOCK_SECONDS = 0.2
 """Blocks that take longer are halved, shorter ones doubled. A row's bits don't depend on its block."""
 
+LAST = 2**62
+"""Largest number of a first row: rows after it have numbers, too."""
 CALLS = "calls"
 """Name in a state_dict: how many training calls have drawn noise."""
 
 
 class Density:
     """What `Flow` computes: densities, latents, samples and gradients. `Flow` adds training and files."""
+
+    _bounds: Any
+    _by_name: Any
+    _conditions: Any
+    _check: Any
+    _take: Any
+    _take_floats: Any
+    _block: Any
+    _blocks: Any
+    _given: Any
+    _forward: Any
+    _inverse: Any
+    _initialize: Any
+    _check_levels: Any
 
     def __init__(self, core: _core.Flow32 | _core.Flow64):
         self._core = core
@@ -60,6 +76,8 @@ class Density:
         self._context_values = self._context * math.prod(self._shape[:-1])
         self._calls = 0  # training calls that have drawn noise
         self._names: dict[str, list[str]] = {}  # columns of "x" and "context", if a data frame initialised the flow
+        places = [(at, at + size) for _, _, group, at, size in core.entries() if group == "stats"]  # next to each other
+        self._statistics = slice(min(places, default=(0, 0))[0], max(places, default=(0, 0))[1])
         self.last_step: dict[str, Any] = {}
         """Results of the last loss_and_grad or train_step.
 
@@ -68,7 +86,7 @@ class Density:
         drift_layer is the layer whose own inverse was least accurate, and drift_in_layer its error. train_step adds
         grad_norm, before clipping.
         """
-        self._made = frozenset({*vars(self), "_made", "_statistics"} - {"_names", "_calls"})
+        self._made = frozenset({*vars(self), "_made"} - {"_names", "_calls"})
 
     # What the model is
 
@@ -105,7 +123,7 @@ class Density:
     @property
     def bits(self) -> int:
         """Bits per channel of an image; its levels are 0 ... 2^bits - 1."""
-        if not self.is_image:
+        if not self._is_image:
             raise ConfigError("[bits] this model is for tables; only images have bits")
         return self._bits
 
@@ -123,10 +141,6 @@ class Density:
     def columns(self) -> list[str] | None:
         """Names of the columns, if a data frame initialised the flow; else None."""
         return list(self._names["x"]) if "x" in self._names else None
-
-    @property
-    def _bounds(self) -> list[list[float | None]] | None:
-        return self._config.get("bounds")
 
     @property
     def initialized(self) -> bool:
@@ -217,28 +231,21 @@ class Density:
         NumericError
             A value is not finite, or a fixed tensor is invalid. The model keeps its values after any error.
         """
-        own = self.named_parameters()
+        where, own = "load_state_dict", self.named_parameters()
         if not isinstance(state, dict):
-            raise TypeError(f"[load_state_dict] expected a dict of arrays, got {type(state).__name__}")
-        state = dict(state)
-        calls = checks.whole("load_state_dict", CALLS, np.asarray(state.pop(CALLS, 0))[()], low=0)
-        if own.keys() != state.keys():
-            wrong = sorted(own.keys() ^ state.keys())
-            raise ShapeError(f"[load_state_dict] the state is of another model: {wrong[0]!r} is in only one of them")
-        taken = {}
+            raise wrong(TypeError, where, "state", f"expected a dict of arrays, got {type(state).__name__}")
+        calls = checks.whole(where, CALLS, np.asarray(state.get(CALLS, 0))[()], low=0)
+        if odd := sorted(own.keys() ^ (state.keys() - {CALLS})):
+            raise wrong(ShapeError, where, "state", f"the state is of another model: {odd[0]!r} is in only one of them")
+        taken = {name: arrays.as_numbers(where, name, state[name]) for name in own}
         for name, value in own.items():
-            array = arrays.as_numbers("load_state_dict", name, state[name])
-            if array.shape != value.shape:
-                raise ShapeError(f"[load_state_dict] expected {name} of shape {value.shape}, got {array.shape}")
-            taken[name] = arrays.to_floats(f"load_state_dict, {name}", array.reshape(-1), self.dtype)
-        before = self._core.values.copy()
-        for name, value in own.items():
-            value.reshape(-1)[:] = taken[name]
-        try:
+            if taken[name].shape != value.shape:
+                raise wrong(ShapeError, where, name, f"expected {name} of shape {value.shape}, got {taken[name].shape}")
+            taken[name] = arrays.to_floats(where, taken[name].reshape(-1), self._dtype, name=name)
+        with undone_on_error(self):
+            for name, value in own.items():
+                value.reshape(-1)[:] = taken[name]
             self._core.check_parameters()
-        except Exception:
-            self._core.values[:] = before
-            raise
         self._calls = calls
 
     def reset(self, seed: int) -> None:
@@ -280,25 +287,12 @@ class Density:
         NumericError
             A value is not finite, or a column or channel is constant.
         """
-        before, found = self._names, (("x", arrays.names_of(x)), ("context", arrays.names_of(context)))
-        self._names = {what: names for what, names in found if names is not None}
-        try:
-            given = self._initialize("init", x, context)
-        except BaseException:
-            self._names = before
-            raise
-        if given is not None and len(given) > 1 and (column := arrays.constant_column(given)) is not None:
-            warnings.warn(f"[init, context] column {column} is constant here, so the flow will ignore it; initialise "
-                          "it with a context that varies", DataWarning, stacklevel=2)
-
-    def _initialize(self, where: str, x: Any, context: Any) -> Any:
-        """init, for a call of that name, without taking the names of columns; returns the context, if there is one."""
-        x = self._take(where, x, least=1)
-        self._check_levels(where, x)
-        needed = self._context or context is not None
-        given = self._given(where, None, context, len(x), resolve=True) if needed else None
-        self._core.init(self._block(where, x, 0, len(x), seed=0), given)
-        return given
+        where = "init"
+        with undone_on_error(self):
+            name_columns(self, arrays.names_of(x), arrays.names_of(context))
+            data = _data(self, where, x, least=1)
+            given = _context(self, where, context, len(data), resolve=True)
+            initialize(self, where, Batch(data, context=given))
 
     # Density, latents, samples
 
@@ -327,18 +321,7 @@ class Density:
         ShapeError, ConfigError, NumericError
             An argument doesn't fit the model, or a value is not finite.
         """
-        return self._forward("forward", x, label, context)
-
-    def _forward(self, where: str, x: Any, label: Any = None, context: Any = None,
-                 first: int = 0) -> tuple[Array, Array]:
-        """forward, for a call of that name. first: number of x's first row, for errors of data in pieces."""
-        x = self._take(where, x)
-        given = self._given(where, label, context, len(x), first=first)
-        z, logdet = self._empty(x, (self.dims,)), self._empty(x, dtype=DOUBLE)
-        for a, b in self._blocks(len(x)):
-            block = self._block(where, x, a, b, first=first)
-            self._core.forward(block, z[a:b], logdet[a:b], rows_of(given, a, b), first + a, where)
-        return z, logdet
+        return forward(self, "forward", take(self, "forward", x, label, context))
 
     def inverse(self, z: ArrayLike, *, label: ArrayLike | None = None,
                 context: ArrayLike | None = None) -> tuple[Array, Array]:
@@ -363,26 +346,15 @@ class Density:
         ShapeError, ConfigError, NumericError
             An argument doesn't fit the model, or a value is not finite.
         """
-        return self._inverse("inverse", z, label, context)
-
-    def _inverse(self, where: str, z: Any, label: Any = None, context: Any = None,
-                 first: int = 0) -> tuple[Array, Array]:
-        """inverse, for a call of that name. first: as in _forward."""
-        z = self._take_floats(where, z, (self.dims,))
-        given = self._given(where, label, context, len(z), first=first)
-        x, logdet = self._empty(z, self.shape), self._empty(z, dtype=DOUBLE)
-        for a, b in self._blocks(len(z)):
-            block = self._floats(where, z, a, b, first)
-            self._core.inverse(block, x[a:b], logdet[a:b], rows_of(given, a, b), first + a, where)
-        return x, logdet
+        return inverse(self, "inverse", take_latents(self, "inverse", z, label, context))
 
     def encode(self, x: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None) -> Array:
         """Latents z (N, D) of data x, as in `forward`. Nothing is added or dropped: `decode` gives x back."""
-        return self._forward("encode", x, label, context)[0]
+        return forward(self, "encode", take(self, "encode", x, label, context))[0]
 
     def decode(self, z: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None) -> Array:
         """Data x (N, *shape) of latents z (N, D), as in `inverse`; images in level units (see `to_uint8`)."""
-        return self._inverse("decode", z, label, context)[0]
+        return inverse(self, "decode", take_latents(self, "decode", z, label, context))[0]
 
     def log_prob(self, x: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
                  seed: int = 0, first: int = 0) -> Array:
@@ -409,22 +381,7 @@ class Density:
         ShapeError, ConfigError, NumericError
             An argument doesn't fit the model, or a value is not finite.
         """
-        return self._log_prob("log_prob", x, label, context, seed, first)
-
-    def _log_prob(self, where: str, x: Any, label: Any, context: Any, seed: int, first: int) -> Array:
-        """log_prob, for a call of that name."""
-        x, seed = self._take(where, x), checks.whole(where, "seed", seed, low=0)
-        self._warn_of_levels(where, x)
-        first = checks.whole(where, "first", first, low=0, high=checks.LARGEST - len(x))
-        given = self._given(where, label, context, len(x), first=first)
-        out = self._empty(x, dtype=DOUBLE)
-        if self._in_one_block(x):
-            self._core.log_prob(self._block(where, x, 0, len(x), seed, first), out, given, first, where)
-            return out
-        for a, b in self._blocks(len(x)):
-            block = self._block(where, x, a, b, seed, first)
-            self._core.log_prob(block, out[a:b], rows_of(given, a, b), first + a, where)
-        return out
+        return _log_prob(self, "log_prob", x, label, context, seed, first)
 
     def log_prob_and_grad(self, x: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
                           seed: int = 0, first: int = 0, dcontext: Taken | None = None) -> tuple[Array, Array]:
@@ -453,15 +410,12 @@ class Density:
             An argument doesn't fit the model, or a value, a density or a gradient is not finite.
         """
         where = "log_prob_and_grad"
-        x, seed = self._take(where, x), checks.whole(where, "seed", seed, low=0)
-        first = checks.whole(where, "first", first, low=0, high=checks.LARGEST - len(x))
-        given = self._given(where, label, context, len(x), first=first)
-        place = self._place(where, dcontext, len(x))
-        log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
-        for a, b in self._blocks(len(x)):
-            block = self._block(where, x, a, b, seed, first)
-            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], rows_of(given, a, b), first + a,
-                                         rows_of(place, a, b))
+        batch, seed, first = _numbered(self, where, x, label, context, seed, first)
+        place = _place(self, where, "dcontext", dcontext, len(batch))
+        log_prob, grad = _empty(self, batch.x, dtype=DOUBLE), _empty(self, batch.x, self._shape)
+        for block, given, rows, number in _pieces(self, where, batch, seed, first):
+            self._core.log_prob_and_grad(block, log_prob[rows], grad[rows], given, number,
+                                         None if place is None else place[rows])
         return log_prob, grad
 
     def bits_per_dim(self, x: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
@@ -470,15 +424,15 @@ class Density:
 
         Parameters and errors are those of `log_prob`.
         """
-        log_prob = self._log_prob("bits_per_dim", x, label, context, seed, 0)
-        nats = -self.dims * math.log(2)
+        log_prob, nats = _log_prob(self, "bits_per_dim", x, label, context, seed, 0), -self._dims * math.log(2)
         if isinstance(log_prob, np.ndarray):
             return log_prob / nats
         self._core.scale(log_prob, 1 / nats)
         return log_prob
 
     def sample(self, n: int, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
-               seed: int | None = None, first: int = 0, temperature: float = 1.0, device: str = "cpu") -> Array:
+               seed: int | None = None, first: int = 0, temperature: float = 1.0, device: str = "cpu",
+               as_frame: bool = False, per_context: bool = False) -> Array:
         """Draws samples.
 
         Parameters
@@ -495,48 +449,43 @@ class Density:
             Factor on the base draw, at every level. Below 1, samples are more alike.
         device : str
             Where the samples are wanted: "cpu" (numpy), or the model's device.
+        as_frame : bool
+            Return a data frame of pandas, with the names of the flow's columns, else x0, x1, ... For tables.
+        per_context : bool
+            Draw n samples for each of m contexts (m, C). Sample j of context i has number first + i n + j.
 
         Returns
         -------
-        ndarray, (n, *shape)
-            Of the model's dtype; images are in level units (see `to_uint8`).
+        ndarray, (n, *shape) or, with per_context, (m, n, *shape)
+            Of the model's dtype; images are in level units (see `to_uint8`). With as_frame a DataFrame, whose index is
+            (context, draw) with per_context.
 
         Raises
         ------
         ConfigError, DeviceError, NumericError
             An argument doesn't fit the model, or a sample is not finite.
         """
-        return self._sample("sample", n, label, context, seed, first, temperature, device, False)[0]
+        x = _sample(self, "sample", n, label, context, seed, first, temperature, device, per_context)[0]
+        if as_frame is False or not checks.flag("sample", "as_frame", as_frame):
+            return x
+        return _frame(self, "sample", x)
 
     def sample_and_log_prob(self, n: int, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
                             seed: int | None = None, first: int = 0, temperature: float = 1.0,
-                            device: str = "cpu") -> tuple[Array, Array]:
+                            device: str = "cpu", per_context: bool = False) -> tuple[Array, Array]:
         """Draws samples and returns their log density, in one pass.
 
         Parameters and errors are those of `sample`, and so are the samples.
 
         Returns
         -------
-        x : ndarray, (n, *shape)
+        x : ndarray, (n, *shape) or, with per_context, (m, n, *shape)
             The samples.
-        log_prob : ndarray of float64, (n,)
+        log_prob : ndarray of float64, (n,) or (m, n)
             log p(x) in nats: the flow's density, at any temperature.
         """
-        return self._sample("sample_and_log_prob", n, label, context, seed, first, temperature, device, True)
-
-    def _sample(self, where: str, n: int, label: Any, context: Any, seed: int | None, first: int, temperature: float,
-                device: str, scored: bool) -> tuple[Array, Array]:
-        n, seed, first = self._draws(where, n, seed, first)
-        temperature = checks.number(where, "temperature", temperature, 0.0)
-        if not isinstance(device, str) or device not in ("cpu", self.device):
-            raise DeviceError(f"[{where}] expected device 'cpu' or the model's, {self.device!r}, got {device!r}")
-        with arrays.memory_for(where, f"{n} samples"):
-            x = arrays.empty(device, (n, *self.shape), self.dtype)
-            log_prob = arrays.empty(device, (n,), DOUBLE) if scored else None
-        given = self._given(where, label, context, n)
-        for a, b in self._blocks(n):
-            self._core.sample(x[a:b], temperature, seed, rows_of(given, a, b), first + a, a, rows_of(log_prob, a, b))
-        return x, log_prob
+        return _sample(self, "sample_and_log_prob", n, label, context, seed, first, temperature, device, per_context,
+                       scored=True)
 
     def base_sample(self, n: int, *, seed: int | None = None, first: int = 0, temperature: float = 1.0) -> np.ndarray:
         """Draws from the base distribution: the latents z (n, D) of which `sample` makes its samples.
@@ -546,12 +495,13 @@ class Density:
         n, seed, first, temperature
             As in `sample`.
         """
-        n, seed, first = self._draws("base_sample", n, seed, first)
-        temperature = checks.number("base_sample", "temperature", temperature, 0.0)
-        with arrays.memory_for("base_sample", f"{n} samples"):
-            z = np.empty((n, self.dims), self.dtype)
-        for a, b in self._blocks(n):
-            self._core.base_sample(z[a:b], temperature, seed, first + a)
+        where = "base_sample"
+        n, seed, first = _draws(self, where, n, seed, first)
+        temperature = checks.number(where, "temperature", temperature, 0.0)
+        with arrays.memory_for(where, f"{n} samples"):
+            z = np.empty((n, self._dims), self._dtype)
+        for rows in blocks(self, n):
+            self._core.base_sample(z[rows], temperature, seed, first + rows.start)
         return z
 
     def base_log_prob(self, z: ArrayLike) -> Array:
@@ -559,17 +509,11 @@ class Density:
 
         log_prob(x) = base_log_prob(z) + logdet for z, logdet = forward(x).
         """
-        z = self._take_floats("base_log_prob", z, (self.dims,))
-        out = self._empty(z, dtype=DOUBLE)
-        for a, b in self._blocks(len(z)):
-            self._core.base_log_prob(self._floats("base_log_prob", z, a, b), out[a:b])
+        batch = Batch(_array(self, "base_log_prob", "z", z, (self._dims,)))
+        out = _empty(self, batch.x, dtype=DOUBLE)
+        for block, _, rows, _ in _pieces(self, "base_log_prob", batch, name="z"):
+            self._core.base_log_prob(block, out[rows])
         return out
-
-    def _draws(self, where: str, n: int, seed: int | None, first: int) -> tuple[int, int, int]:
-        most = checks.LARGEST // (self.dims * self.dtype.itemsize)
-        n = checks.whole(where, "n", n, low=0, high=most)
-        seed = secrets.randbits(63) if seed is None else checks.whole(where, "seed", seed, low=0)
-        return n, seed, checks.whole(where, "first", first, low=0, high=checks.LARGEST - n)
 
     def class_log_prob(self, x: ArrayLike) -> Array:
         """Log probability of each class, by the class head of a Glow with class_weight > 0.
@@ -589,12 +533,13 @@ class Density:
         ConfigError
             The model has no class head.
         """
-        x = self._take("class_log_prob", x)
+        where = "class_log_prob"
+        batch = Batch(_data(self, where, x))
         if not self._config.get("class_weight"):
-            raise ConfigError("[class_log_prob] this model has no class head; make one with class_weight > 0")
-        out = self._empty(x, (self.classes,), DOUBLE)
-        for a, b in self._blocks(len(x)):
-            self._core.class_log_prob(self._block("class_log_prob", x, a, b), out[a:b], a)
+            raise ConfigError(f"[{where}] this model has no class head; make one with class_weight > 0")
+        out = _empty(self, batch.x, (self._classes,), DOUBLE)
+        for block, _, rows, number in _pieces(self, where, batch):
+            self._core.class_log_prob(block, out[rows], number)
         return out
 
     def to_uint8(self, x: ArrayLike) -> np.ndarray:
@@ -603,26 +548,23 @@ class Density:
 
     def split_latent(self, z: ArrayLike) -> list[np.ndarray]:
         """Splits latents z (N, D) into their levels, finest first: views (N, h, w, c) for images, (N, d) for tables."""
-        z = arrays.check_batch("split_latent", z, (self.dims,))
-        parts = []
-        for offset, shape in self._core.levels():
-            part = z[:, offset:offset + math.prod(shape)]
-            parts.append(part.reshape(len(z), *shape) if self.is_image else part)
-        return parts
+        z = arrays.check_batch("split_latent", z, (self._dims,), name="z")
+        parts = [(z[:, at:at + math.prod(shape)], shape) for at, shape in self._core.levels()]
+        return [part.reshape(len(z), *shape) if self._is_image else part for part, shape in parts]
 
     def join_latent(self, levels: list[Any]) -> np.ndarray:
         """Joins levels as `split_latent` returns them to latents z (N, D)."""
-        wanted = self._core.levels()
+        where, wanted = "join_latent", [shape for _, shape in self._core.levels()]
         if not isinstance(levels, (list, tuple)):
-            raise TypeError(f"[join_latent] expected a list of {len(wanted)} levels, got {type(levels).__name__}")
+            raise wrong(TypeError, where, "levels",
+                        f"expected a list of {len(wanted)} levels, got {type(levels).__name__}")
         if len(levels) != len(wanted):
-            raise ShapeError(f"[join_latent] expected {len(wanted)} levels, got {len(levels)}")
-        parts: list[np.ndarray] = []
-        for part, (_, shape) in zip(levels, wanted):
-            expected = shape if self.is_image else (math.prod(shape),)
-            parts.append(arrays.check_batch("join_latent", part, expected))
-            if len(parts[-1]) != len(parts[0]):
-                raise ShapeError(f"[join_latent] expected {len(parts[0])} samples in every level, got {len(parts[-1])}")
+            raise wrong(ShapeError, where, "levels", f"expected a list of {len(wanted)} levels, got {len(levels)}")
+        parts = [arrays.check_batch(where, part, shape if self._is_image else (math.prod(shape),), name="levels")
+                 for part, shape in zip(levels, wanted)]
+        if len({len(part) for part in parts}) > 1:
+            raise wrong(ShapeError, where, "levels",
+                        f"expected as many samples in every level, got {', '.join(str(len(part)) for part in parts)}")
         return np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)
 
     # Gradients
@@ -667,9 +609,8 @@ class Density:
         where = "loss_and_grad"
         batch = take(self, where, x, label, context, sample_weight, least=1)
         budget, weight = budget_of(where, activation_budget), checks.number(where, "weight", weight, -math.inf)
-        place = self._place(where, dcontext, len(batch))
-        if nll is not None and not _fits(nll, (len(batch),), DOUBLE):
-            raise _no_place(where, "nll", nll, (len(batch),), DOUBLE)
+        place = _place(self, where, "dcontext", dcontext, len(batch))
+        nll = _place(self, where, "nll", nll, len(batch))
         return loss_and_grad(self, batch, budget, noise_seed(self, where, seed), weight=weight, dcontext=place, nll=nll)
 
     def backward(self, z: ArrayLike, dz: ArrayLike, dlogdet: ArrayLike, *, label: ArrayLike | None = None,
@@ -702,27 +643,17 @@ class Density:
             gradients can't be trusted: z is not what `forward` makes of `truth` now, or the flow can't be inverted
             there.
         """
-        z = self._take_floats("backward", z, (self.dims,))
-        dz = self._take_floats("backward", dz, (self.dims,))
-        dlogdet = self._take_floats("backward", dlogdet, (), DOUBLE)
-        if not len(z) == len(dz) == len(dlogdet):
-            raise ShapeError(f"[backward] expected dz {z.shape} and dlogdet {z.shape[:1]}, "
-                             f"got {dz.shape} and {dlogdet.shape}")
-        given = self._given("backward", label, context, len(z))
-        real = None
-        if truth is not None:
-            real = self._floats("backward", self._take_floats("backward", truth, self.shape))
-        x, dx = self._empty(z, self.shape), self._empty(z, self.shape)
-        place = self._place("backward", dcontext, len(z))
-        if len(z) == 0:
-            return x, dx
-        drift = self._core.backward(self._floats("backward", z), self._floats("backward", dz),
-                                    self._floats("backward", dlogdet, dtype=DOUBLE), x, dx, given, place, real)
+        where = "backward"
+        latents = take_latents(self, where, z, label, context)
+        batch, place, by_z, by_logdet, real = _pulled(self, where, latents, "z", dcontext, ("dz", dz, (self._dims,)),
+                                                      dlogdet, ("truth", truth, self._shape))
+        x, dx = _empty(self, batch.x, self._shape), _empty(self, batch.x, self._shape)
+        drift = self._core.backward(batch.x, by_z, by_logdet, x, dx, batch.given, place, real) if len(batch) else 0.0
         if not drift <= DRIFT[self._dtype.name]:
-            raise NumericError(f"[backward] expected z to give truth back, got a row that is off by {drift:.1e} of its "
-                               "largest value: z is of other data or parameters, or the flow can't be inverted here; "
-                               "then lower the learning rate, clip the gradient, use float64, or train by "
-                               "loss_and_grad (FlowModule.loss)")
+            raise wrong(NumericError, where, "z",
+                        f"expected z to give truth back, got a row that is off by {drift:.1e} of its largest value: z "
+                        "is of other data or parameters, or the flow can't be inverted here; then lower the learning "
+                        "rate, clip the gradient, use float64, or train by loss_and_grad (FlowModule.loss)")
         return x, dx
 
     def inverse_backward(self, x: ArrayLike, dx: ArrayLike, dlogdet: ArrayLike, *, label: ArrayLike | None = None,
@@ -757,213 +688,19 @@ class Density:
             now. `grads` are unchanged.
         """
         where = "inverse_backward"
-        x, dx = self._take_floats(where, x, self.shape), self._take_floats(where, dx, self.shape)
-        dlogdet = self._take_floats(where, dlogdet, (), DOUBLE)
-        if not len(x) == len(dx) == len(dlogdet):
-            raise ShapeError(f"[inverse_backward] expected dx {x.shape} and dlogdet {x.shape[:1]}, "
-                             f"got {dx.shape} and {dlogdet.shape}")
-        given = self._given(where, label, context, len(x))
-        known = None
-        if z is not None:
-            z = self._take_floats(where, z, (self.dims,))
-            if len(z) != len(x):
-                raise ShapeError(f"[inverse_backward] expected z {(len(x), self.dims)}, got {z.shape}")
-            known = self._floats(where, z)
-        latents, dz = self._empty(x, (self.dims,)), self._empty(x, (self.dims,))
-        place = self._place(where, dcontext, len(x))
-        if len(x) == 0:
-            return latents, dz
-        distance = self._core.inverse_backward(self._floats(where, x), self._floats(where, dx),
-                                               self._floats(where, dlogdet, dtype=DOUBLE), latents, dz, given, place,
-                                               known)
+        taken = _array(self, where, "x", x, self._shape)
+        batch, place, by_x, by_logdet, known = _pulled(
+            self, where, _given(self, where, taken, label, context), "x", dcontext, ("dx", dx, self._shape), dlogdet,
+            ("z", z, (self._dims,)))
+        latents, dz = _empty(self, batch.x, (self._dims,)), _empty(self, batch.x, (self._dims,))
+        distance = 0.0
+        if len(batch):
+            distance = self._core.inverse_backward(batch.x, by_x, by_logdet, latents, dz, batch.given, place, known)
         if not distance <= DRIFT[self._dtype.name]:
-            raise NumericError(f"[inverse_backward] expected the x that inverse makes of z, got a row that is off "
-                               f"by {distance:.1e} of its largest value; the parameters have changed since, or z "
-                               "belongs to other samples")
+            raise wrong(NumericError, where, "x",
+                        f"expected the x that inverse makes of z, got a row that is off by {distance:.1e} of its "
+                        "largest value; the parameters have changed since, or z belongs to other samples")
         return latents, dz
-
-    @functools.cached_property
-    def _statistics(self) -> slice:
-        """Where running statistics are among all values, next to each other."""
-        places = [(at, at + n) for _, _, group, at, n in self.entries() if group == "stats"]
-        return slice(min((a for a, _ in places), default=0), max((b for _, b in places), default=0))
-
-    # Arrays in the core's form
-
-    def _check(self, where: str, x: Any, least: int = 0) -> np.ndarray:
-        """Data for a call that computes with numpy too."""
-        self._check_names(where, "x", x)
-        return arrays.check_batch(where, x, self._shape, image=self._is_image, least=least)
-
-    def _take(self, where: str, x: Any, least: int = 0) -> Taken:
-        """Data, on their device: uint8 images, else floats."""
-        if self._names:
-            self._check_names(where, "x", x)
-        return arrays.take_batch(where, x, self._shape, self._dtype, self._device, image=self._is_image, least=least)
-
-    def _take_floats(self, where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Taken:
-        return arrays.take_batch(where, x, shape, self._dtype if dtype is None else dtype, self._device)
-
-    def _check_names(self, where: str, what: str, x: Any) -> None:
-        """ShapeError for a data frame whose columns are not those, in that order, of the one that initialised."""
-        wanted = self._names.get(what)
-        if wanted is None or type(x) is np.ndarray:
-            return
-        names = arrays.names_of(x)
-        if names is None and sorted(row := arrays.names_of_row(x)) == sorted(wanted):
-            names = row
-        if names is None or names == wanted:
-            return
-        if sorted(names) == sorted(wanted):
-            raise ShapeError(f"[{where}] the columns are in another order than those that the flow was trained on; "
-                             f"pass frame[{wanted}]")
-        missing = [f"{name} is missing" for name in wanted if name not in names]
-        others = [f"{name} is unexpected" for name in names if name not in wanted]
-        twice = [f"{name} is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-        raise ShapeError(f"[{where}] the columns are not those that the flow was trained on: "
-                         f"{', '.join(missing + others + twice)}"
-                         + f"; pass frame[{wanted}]" * (not missing and not twice))
-
-    def _check_levels(self, where: str, x: Taken) -> None:
-        """ConfigError for images that are not in level units, such as torch's in [0, 1]."""
-        wrong = self._wrong_levels(np.asarray(x))
-        if wrong:
-            raise ConfigError(f"[{where}] {wrong}")
-
-    def _warn_of_levels(self, where: str, x: Taken) -> None:
-        """The same as a DataWarning: a single image may well be black, and samples reach beyond the levels."""
-        wrong = self._wrong_levels(x, beyond=2.0)
-        if wrong:
-            warnings.warn(f"[{where}] {wrong}", DataWarning, stacklevel=4)
-
-    def _wrong_levels(self, x: Taken, beyond: float = 0.0) -> str:
-        """What is wrong with the range of a batch of images; nothing for other data.
-
-        beyond: how far it may reach beyond the levels, in units of their range.
-        """
-        if not self._is_image or not len(x) or isinstance(x, DeviceArray):
-            return ""
-        low, high, top = float(np.min(x)), float(np.max(x)), 2**self._bits
-        if x.dtype == np.uint8:
-            if not 0 < high < top < 256:
-                return ""
-            return (f"these pixels lie in 0 ... {high:g}, but pixels have 8 bits, of which a model of {self._bits} "
-                    f"takes the upper ones; pass {256 // top} * x, or floats in 0 ... {top}")
-        if not math.isfinite(high - low):
-            return ""
-        scale = f"pass uint8 pixels, or floats in 0 ... {top}"
-        if 0 <= low and high <= 1 and self._bits > 1:
-            return (f"these images lie in [0, 1], but a model of {self._bits} bits expects levels 0 ... {top - 1}; "
-                    f"{scale}")
-        if low < -beyond * top or high > (1 + beyond) * top:
-            return f"expected image levels in 0 ... {top}, got values in {low:g} ... {high:g}; {scale}"
-        return ""
-
-    def _given(self, where: str, label: Any, context: Any, n: int, *, on_host: bool = False,
-               resolve: bool = False, first: int = 0) -> Any:
-        """What the density of n samples is conditioned on, checked: labels (n,) or a context (n, C), if any.
-
-        on_host: a context is in main memory, as the rest of a training's data. resolve: see arrays.take_context.
-        first: number of the first sample, for errors of data in pieces.
-        """
-        if self._context:
-            arrays.check_labels(where, label, n, 0)
-            self._check_names(f"{where}, context", "context", context)
-            device = "cpu" if on_host else self._device
-            taken = arrays.take_context(where, context, n, self._context, self._dtype, device, resolve, first)
-            return self._floats(f"{where}, context", taken, first=first) if isinstance(taken, DeviceArray) else taken
-        if context is not None:
-            raise ConfigError(f"[{where}] a context was given, but the model has none")
-        return arrays.check_labels(where, label, n, self._classes, first)
-
-    def _by_name(self, given: Taken | None) -> dict[str, Any]:
-        """_given's result as an argument of this class's calls."""
-        return {"context" if self._context else "label": given}
-
-    def _conditions(self, given: Any) -> dict[str, Any]:
-        """What rows of a file come with, as an argument of this class's calls. Labels are left out if the model has no
-        use for them."""
-        return self._by_name(given if self._context or self._classes else None)
-
-    def _place(self, where: str, dcontext: Taken | None, n: int) -> Taken | None:
-        """dcontext, if the gradient by the context may be written to it."""
-        if dcontext is None:
-            return None
-        if not self._context:
-            raise ConfigError(f"[{where}] dcontext was given, but the model has no context")
-        if isinstance(dcontext, DeviceArray):
-            fits = dcontext.shape == (n, self._context) and dcontext.dtype == self._dtype
-        else:
-            fits = _fits(dcontext, (n, self._context), self._dtype)
-        if not fits:
-            raise _no_place(where, "dcontext", dcontext, (n, self._context), self._dtype)
-        return dcontext
-
-    def _in_one_block(self, x: Taken) -> bool:
-        most = min(FIRST_VALUES, BLOCK_VALUES)
-        return bool(0 < x.size <= most and len(x) * self._context_values <= most)
-
-    def _blocks(self, n: int) -> Iterator[tuple[int, int]]:
-        """Slices of n rows, which grow while the caller works through them quickly."""
-        width = max(self._dims, self._context_values)
-        most, a = max(1, BLOCK_VALUES // width), 0
-        size = min(most, max(1, FIRST_VALUES // width))
-        if 0 < n <= size:  # a call for one row should not wait for the clock
-            yield 0, n
-            return
-        while a < n:
-            b = min(n, a + size)
-            start = time.monotonic()
-            yield a, b
-            seconds = time.monotonic() - start
-            a = b
-            if seconds < BLOCK_SECONDS / 2:
-                size = min(most, 2 * size)
-            elif seconds > 2 * BLOCK_SECONDS:
-                size = max(1, size // 2)
-
-    def _empty(self, like: Taken, shape: tuple[int, ...] = (), dtype: np.dtype | None = None) -> Taken:
-        """For results (N, *shape) of the model's dtype, on the device of `like` (N, ...)."""
-        device = like.device if isinstance(like, DeviceArray) else "cpu"
-        return arrays.empty(device, (len(like), *shape), self._dtype if dtype is None else dtype)
-
-    def _block(self, where: str, x: Taken, a: int, b: int, seed: int | None = None, first: int = 0) -> Any:
-        """Rows [a, b) as floats; seed None: whole levels, no noise."""
-        if x.dtype != np.uint8:
-            return self._floats(where, x, a, b, first)
-        part = x[a:b] if isinstance(x, DeviceArray) else np.ascontiguousarray(x[a:b])
-        levels = self._empty(part, self._shape)
-        self._core.dequantize(part, self._bits, seed, first + a, levels)
-        return levels
-
-    def _floats(self, where: str, x: Taken, a: int = 0, b: int | None = None, first: int = 0,
-                dtype: np.dtype | None = None) -> Any:
-        """Rows [a, b) of floats as the core takes them. NumericError names the first that is not finite."""
-        part = x[a:b]
-        if not isinstance(part, DeviceArray):
-            names = self._names.get("x") if part.shape[1:] == self._shape else None
-            return arrays.to_floats(where, part, self._dtype if dtype is None else dtype, first=first + a, names=names)
-        at = self._core.first_not_finite(part)
-        if at >= 0:
-            row, *place = (int(i) for i in np.unravel_index(at, part.shape))
-            value = np.asarray(part[row:row + 1])[(0, *place)]
-            raise arrays.not_finite(where, value, first + a + row, place, part.dtype)
-        return part
-
-
-def rows_of(given: Taken | None, a: int, b: int) -> Taken | None:
-    """Rows [a, b) of an array, if there is one."""
-    return None if given is None else given[a:b]
-
-
-def _fits(place: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether a call can write values to the array."""
-    return (isinstance(place, np.ndarray) and place.dtype == dtype and place.shape == shape and place.flags.carray)
-
-
-def _no_place(where: str, name: str, place: Any, shape: tuple[int, ...], dtype: np.dtype) -> TypeError:
-    return TypeError(f"[{where}] expected {name} to be a writable, C-contiguous array {shape} of {dtype}, got "
-                     f"{type(place).__name__} {np.shape(place)} of {getattr(place, 'dtype', 'no dtype')}")
 
 
 def compiled(where: str, config: dict[str, Any], device: str, threads: int) -> _core.Flow32 | _core.Flow64:
@@ -975,6 +712,29 @@ def compiled(where: str, config: dict[str, Any], device: str, threads: int) -> _
             raise ShapeError(f"{error} (shapes are (H, W, C))") from None
 
 
+# Old names of functions below, until every module calls these.
+_OLD: dict[str, Any] = {
+    "_bounds": property(lambda flow: bounds_of(flow)),
+    "_by_name": lambda flow, given: {"context" if flow._context else "label": given},
+    "_conditions": lambda flow, given: flow._by_name(given if flow._context or flow._classes else None),
+    "_check": lambda flow, where, x, least=0: check(flow, where, x, least=least, only=True).x,
+    "_take": lambda flow, where, x, least=0: _data(flow, where, x, least),
+    "_take_floats": lambda flow, where, x, shape, dtype=None: _array(flow, where, "z", x, shape, dtype),
+    "_block": lambda flow, where, x, a, b, seed=None, first=0: floats(flow, where, x[a:b], seed, first + a),
+    "_blocks": lambda flow, n: ((rows.start, rows.stop) for rows in blocks(flow, n)),
+    "_given": lambda flow, where, label, context, n, on_host=False, resolve=False, first=0: _given(
+        flow, where, np.empty(n), label, context, first=first, device="cpu" if on_host else None,
+        resolve=resolve).given,
+    "_forward": lambda flow, where, x, label=None, context=None, first=0: forward(
+        flow, where, take(flow, where, x, label, context, first=first), first),
+    "_inverse": lambda flow, where, z, label=None, context=None, first=0: inverse(
+        flow, where, take_latents(flow, where, z, label, context, first=first), first),
+    "_initialize": lambda flow, where, x, context: initialize(flow, where, Batch(
+        _data(flow, where, x), context=_context(flow, where, context, len(x), resolve=True))),
+    "_check_levels": lambda flow, where, x: check_levels(flow, where, x)}
+for _name, _member in _OLD.items():
+    setattr(Density, _name, _member)
+
 for _name, _member in vars(Density).items():  # Python's own errors name the class that users know
     if callable(_member) and not _name.startswith("_"):
         _member.__qualname__ = f"Flow.{_name}"
@@ -985,7 +745,7 @@ Checked = TypeVar("Checked", bound=Density)
 def check_flow(where: str, flow: Checked) -> Checked:
     """TypeError for anything but a flow."""
     if not isinstance(flow, Density):
-        raise TypeError(f"[{where}] expected a Flow, got {type(flow).__name__}")
+        raise wrong(TypeError, where, "flow", f"expected a Flow, got {type(flow).__name__}")
     return flow
 
 
@@ -999,7 +759,7 @@ def core_of(flow: Density) -> _core.Flow32 | _core.Flow64:
 
 def bounds_of(flow: Density) -> Pairs | None:
     """(low, high) of every column of a table with bounds."""
-    return flow._bounds
+    return flow._config.get("bounds")
 
 
 def column_names(flow: Density) -> dict[str, list[str]]:
@@ -1022,9 +782,33 @@ def values_a_row(flow: Density) -> int:
     return flow._dims + flow._context_values
 
 
+@contextlib.contextmanager
+def undone_on_error(flow: Density) -> Iterator[None]:
+    """If the block raises, the flow has the values and names of columns that it had."""
+    values, names = flow._core.values.copy(), flow._names
+    try:
+        yield
+    except BaseException:
+        flow._core.values[:] = values
+        flow._names = names
+        raise
+
+
 def blocks(flow: Density, n: int) -> Iterator[slice]:
     """Slices of n rows, which grow while the caller works through them quickly."""
-    return (slice(a, b) for a, b in flow._blocks(n))
+    width = max(flow._dims, flow._context_values)
+    most, a = max(1, BLOCK_VALUES // width), 0
+    size = min(most, max(1, FIRST_VALUES // width))
+    if 0 < n <= size:  # a call for one row should not wait for the clock
+        yield slice(0, n)
+        return
+    while a < n:
+        b = min(n, a + size)
+        start = time.monotonic()
+        yield slice(a, b)
+        seconds, a = time.monotonic() - start, b
+        size = min(most, 2 * size) if seconds < BLOCK_SECONDS / 2 else size
+        size = max(1, size // 2) if seconds > 2 * BLOCK_SECONDS else size
 
 
 def take(flow: Density, where: str, x: Any, label: Any = None, context: Any = None, weight: Any = None, *,
@@ -1033,27 +817,26 @@ def take(flow: Density, where: str, x: Any, label: Any = None, context: Any = No
 
     first: number of the first row, for errors of data in pieces. least: smallest number of rows.
     """
-    x = flow._take(where, x, least)
-    return _batch(x, flow, flow._given(where, label, context, len(x), first=first),
-                  check_weights(where, weight, len(x), first))
+    return _given(flow, where, _data(flow, where, x, least), label, context, weight, first=first)
 
 
 def take_latents(flow: Density, where: str, z: Any, label: Any = None, context: Any = None, *,
                  first: int = 0) -> Batch:
     """The same of latents (N, D)."""
-    z = flow._take_floats(where, z, (flow.dims,))
-    return _batch(z, flow, flow._given(where, label, context, len(z), first=first))
+    return _given(flow, where, _array(flow, where, "z", z, (flow._dims,)), label, context, first=first)
 
 
 def check(flow: Density, where: str, x: Any, label: Any = None, context: Any = None, weight: Any = None, *,
-          least: int = 0, resolve: bool = False) -> Batch:
+          least: int = 0, resolve: bool = False, only: bool = False) -> Batch:
     """The same for work in numpy: all in main memory. Data in files (`Rows`, np.memmap) stay there, unread.
 
     resolve: NumericError for a column of the context that varies, and not in the model's dtype.
     """
-    x = flow._check(where, x, least)
-    return _batch(x, flow, flow._given(where, label, context, len(x), on_host=True, resolve=resolve),
-                  check_weights(where, weight, len(x)))
+    arrays.check_names(where, "x", x, flow._names.get("x"))
+    x = arrays.check_batch(where, x, flow._shape, image=flow._is_image, least=least)
+    if only:  # the data alone
+        return Batch(x)
+    return _given(flow, where, x, label, context, weight, device="cpu", resolve=resolve)
 
 
 def for_flow(flow: Density, batch: Batch) -> Batch:
@@ -1064,30 +847,56 @@ def for_flow(flow: Density, batch: Batch) -> Batch:
 
 def check_levels(flow: Density, where: str, x: Any) -> None:
     """ConfigError for images that are not in level units, such as torch's in [0, 1]."""
-    flow._check_levels(where, x)
+    if flow._is_image and (told := arrays.wrong_levels(np.asarray(x), flow._bits)):
+        raise wrong(ConfigError, where, "x", told)
 
 
-def floats(flow: Density, where: str, x: Any, seed: int | None = None, first: int = 0) -> Any:
+def floats(flow: Density, where: str, x: Any, seed: int | None = None, first: int = 0, name: str = "x",
+           dtype: np.dtype | None = None) -> Any:
     """Taken data in the model's dtype, images in level units: uint8 with noise of this seed, or None: whole levels.
 
-    NumericError names the first value that is not finite.
+    NumericError names the first value that is not finite. Other arrays than data have another name, perhaps a dtype.
     """
-    return flow._block(where, x, 0, len(x), seed, first)
+    x = x[:] if isinstance(x, Rows) else x
+    if x.dtype == np.uint8:
+        levels = _empty(flow, x, flow._shape)
+        x = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
+        flow._core.dequantize(x, flow._bits, seed, first, levels)
+        return levels
+    if not isinstance(x, DeviceArray):
+        return arrays.to_floats(where, x, dtype or flow._dtype, first, names=flow._names.get(name), name=name)
+    at = flow._core.first_not_finite(x)
+    if at >= 0:
+        row, *place = (int(i) for i in np.unravel_index(at, x.shape))
+        value = np.asarray(x[row:row + 1])[(0, *place)]
+        raise arrays.not_finite(where, value, first + row, place, x.dtype, name=name)
+    return x
 
 
 def initialize(flow: Density, where: str, batch: Batch) -> None:
     """`Flow.init`, for a call of that name; the names of columns stay as they are."""
-    flow._initialize(where, batch.x, batch.context)
+    check_levels(flow, where, batch.x)
+    flow._core.init(floats(flow, where, batch.x, 0), batch.context)
+    context = np.zeros((1, 0)) if batch.context is None else np.asarray(batch.context)
+    for column in np.flatnonzero(context.min(0) == context.max(0))[:1] if len(context) > 1 else ():
+        warn(f"[{where}] column {column} of the context is constant here, so the flow will ignore it; initialise it "
+             "with a context that varies")
 
 
 def forward(flow: Density, where: str, batch: Batch, first: int = 0) -> tuple[Array, Array]:
     """`Flow.forward`, for a call of that name. first: number of the first row, for errors of data in pieces."""
-    return flow._forward(where, batch.x, **batch.conditions, first=first)
+    z, logdet = _empty(flow, batch.x, (flow._dims,)), _empty(flow, batch.x, dtype=DOUBLE)
+    for block, given, rows, number in _pieces(flow, where, batch, first=first):
+        flow._core.forward(block, z[rows], logdet[rows], given, number, where)
+    return z, logdet
 
 
 def inverse(flow: Density, where: str, batch: Batch, first: int = 0) -> tuple[Array, Array]:
     """`Flow.inverse` of latents, in the same way."""
-    return flow._inverse(where, batch.x, **batch.conditions, first=first)
+    x, logdet = _empty(flow, batch.x, flow._shape), _empty(flow, batch.x, dtype=DOUBLE)
+    for block, given, rows, number in _pieces(flow, where, batch, first=first, name="z"):
+        flow._core.inverse(block, x[rows], logdet[rows], given, number, where)
+    return x, logdet
 
 
 def loss_and_grad(flow: Density, batch: Batch, budget: int, seed: int, *, first: int = 0, weight: float = 1.0,
@@ -1098,7 +907,7 @@ def loss_and_grad(flow: Density, batch: Batch, budget: int, seed: int, *, first:
     more: dcontext; nll; sum_over_ranks adds up an array in place, so that batch norm takes the moments of all ranks'
     rows; complete is told during the pass which of gradient_parts(least) are complete.
     """
-    block = flow._block("loss_and_grad", batch.x, 0, len(batch), seed, first)
+    block = floats(flow, "loss_and_grad", batch.x, seed, first)
     step = flow._core.loss_and_grad(block, batch.given, budget, weight, seed=seed, first=first,
                                     sample_weight=batch.weight, **more)
     flow.last_step = {**step}
@@ -1113,10 +922,156 @@ def noise_seed(flow: Density, where: str, seed: int | None) -> int:
     return flow._calls
 
 
+def calls_of(flow: Density) -> int:
+    """How many training calls have drawn noise of their own."""
+    return flow._calls
+
+
 def budget_of(where: str, activation_budget: int | None) -> int:
     """Bytes of activations that a training call keeps, as the core takes them."""
     return -1 if activation_budget is None else checks.whole(where, "activation_budget", activation_budget, low=0)
 
 
-def _batch(x: Any, flow: Density, given: Any, weight: Any = None) -> Batch:
-    return Batch(x, None if flow._context else given, given if flow._context else None, weight)
+# Steps of the calls above
+
+
+def _data(flow: Density, where: str, x: Any, least: int = 0) -> Taken:
+    """Data, on their device: uint8 images, else floats."""
+    if flow._names:
+        arrays.check_names(where, "x", x, flow._names.get("x"))
+    return arrays.take_batch(where, x, flow._shape, flow._dtype, flow._device, image=flow._is_image, least=least)
+
+
+def _array(flow: Density, where: str, name: str, x: Any, shape: tuple[int, ...],
+           dtype: np.dtype | None = None) -> Taken:
+    """An array of floats other than data, on its device."""
+    return arrays.take_batch(where, x, shape, dtype or flow._dtype, flow._device, name=name)
+
+
+def _context(flow: Density, where: str, context: Any, n: int, *, first: int = 0, device: str | None = None,
+             resolve: bool = False) -> Taken | None:
+    """A context (n, C) of the model's dtype, if the model has one; on the device unless another is named."""
+    if not flow._context:
+        if context is None:
+            return None
+        raise wrong(ConfigError, where, "context", "a context was given, but the model has none")
+    arrays.check_names(where, "context", context, flow._names.get("context"))
+    taken = arrays.take_context(where, context, n, flow._context, flow._dtype, device or flow._device, resolve, first)
+    return floats(flow, where, taken, first=first, name="context") if isinstance(taken, DeviceArray) else taken
+
+
+def _given(flow: Density, where: str, x: Any, label: Any, context: Any, weight: Any = None, *, first: int = 0,
+           device: str | None = None, resolve: bool = False) -> Batch:
+    """Samples with what their density is conditioned on, checked: labels (n,) or a context (n, C), and weights."""
+    n = len(x)
+    label = arrays.check_labels(where, label, n, flow._classes, first)
+    if flow._context or context is not None:
+        context = _context(flow, where, context, n, first=first, device=device, resolve=resolve)
+    return Batch(x, label, context, check_weights(where, weight, n, first))
+
+
+def _numbered(flow: Density, where: str, x: Any, label: Any, context: Any, seed: Any,
+              first: Any) -> tuple[Batch, int, int]:
+    """A batch whose row i has the number first + i, by which its noise is drawn."""
+    seed, first = checks.whole(where, "seed", seed, low=0), checks.whole(where, "first", first, 0, LAST)
+    return take(flow, where, x, label, context, first=first), seed, first
+
+
+def _log_prob(flow: Density, where: str, x: Any, label: Any, context: Any, seed: Any, first: Any) -> Array:
+    batch, seed, first = _numbered(flow, where, x, label, context, seed, first)
+    if flow._is_image and (told := arrays.wrong_levels(batch.x, flow._bits, beyond=2.0)):  # one may well be black
+        warn(f"[{where}] {told}")
+    out = _empty(flow, batch.x, dtype=DOUBLE)
+    for block, given, rows, number in _pieces(flow, where, batch, seed, first):
+        flow._core.log_prob(block, out[rows], given, number, where)
+    return out
+
+
+def _draws(flow: Density, where: str, n: Any, seed: Any, first: Any) -> tuple[int, int, int]:
+    n = checks.whole(where, "n", n, low=0, high=checks.LARGEST // (flow._dims * flow._dtype.itemsize))
+    seed = secrets.randbits(63) if seed is None else checks.whole(where, "seed", seed, low=0)
+    return n, seed, checks.whole(where, "first", first, 0, LAST)
+
+
+def _sample(flow: Density, where: str, n: Any, label: Any, context: Any, seed: Any, first: Any, temperature: Any,
+            device: Any, per_context: Any, scored: bool = False) -> tuple[Array, Array]:
+    n, seed, first = _draws(flow, where, n, seed, first)
+    temperature = checks.number(where, "temperature", temperature, 0.0)
+    if not isinstance(device, str) or device not in ("cpu", flow._device):
+        raise wrong(DeviceError, where, "device", f"expected 'cpu' or the model's, {flow._device!r}, got {device!r}")
+    shape: tuple[int, ...] = (n,)
+    if per_context is not False and checks.flag(where, "per_context", per_context):
+        given = arrays.as_numbers(where, "context", context).shape
+        if len(given) != 2 or device != "cpu":
+            raise wrong(ShapeError, where, "context", "expected contexts (m, C) and samples in main memory for "
+                        f"per_context=True, got {given} and device {device!r}")
+        context = np.repeat(np.asarray(_context(flow, where, context, given[0])), n, axis=0)
+        n, shape = len(context), (given[0], n)
+    with arrays.memory_for(where, f"{n} samples"):
+        x = arrays.empty(device, (n, *flow._shape), flow._dtype)
+        log_prob = arrays.empty(device, (n,), DOUBLE) if scored else None
+    batch = _given(flow, where, x, label, context)
+    for rows in blocks(flow, n):
+        part = batch if rows.stop == n and not rows.start else batch[rows]
+        flow._core.sample(part.x, temperature, seed, part.given, first + rows.start, rows.start,
+                          None if log_prob is None else log_prob[rows])
+    if isinstance(x, np.ndarray) and len(shape) == 2:
+        return x.reshape(*shape, *flow._shape), None if log_prob is None else np.asarray(log_prob).reshape(shape)
+    return x, log_prob
+
+
+def _frame(flow: Density, where: str, x: Array) -> Any:
+    """Samples of a table, (n, D) or (m, n, D), as a data frame of pandas."""
+    if flow._is_image or not isinstance(x, np.ndarray):
+        raise wrong(ConfigError, where, "as_frame", "expected samples of a table in main memory for as_frame=True")
+    pandas = need(where, "pandas", "pandas", "pandas")
+    names = flow._names.get("x") or [f"x{i}" for i in range(flow._dims)]
+    index = None if x.ndim == 2 else pandas.MultiIndex.from_product(map(range, x.shape[:2]), names=["context", "draw"])
+    return pandas.DataFrame(x.reshape(-1, flow._dims), columns=names, index=index)
+
+
+def _pulled(flow: Density, where: str, batch: Batch, name: str, dcontext: Any, gradient: tuple[str, Any, Any],
+            dlogdet: Any, known: tuple[str, Any, Any]) -> tuple[Any, ...]:
+    """What a gradient is pulled back through, as the core takes it: batch, dcontext's place, gradient by outputs and by
+    their log-determinants, and what is known of the inputs. gradient, known: name, array and shape of a row.
+    """
+    taken = []
+    for what, values, shape, dtype in ((*gradient, None), ("dlogdet", dlogdet, (), DOUBLE), (*known, None)):
+        if values is not None or what != known[0]:
+            values = _array(flow, where, what, values, shape, dtype)
+            if len(values) != len(batch):
+                raise wrong(ShapeError, where, what, f"expected {what} of {len(batch)} rows, got {len(values)}")
+            values = floats(flow, where, values, name=what, dtype=dtype)
+        taken.append(values)
+    x = floats(flow, where, batch.x, name=name)
+    return Batch(x, batch.label, batch.context), _place(flow, where, "dcontext", dcontext, len(batch)), *taken
+
+
+def _place(flow: Density, where: str, name: str, place: Any, n: int) -> Any:
+    """An array that a call writes a result of n rows to: the gradient by the context, or likelihoods."""
+    if place is None:
+        return None
+    if name == "dcontext" and not flow._context:
+        raise wrong(ConfigError, where, name, "dcontext was given, but the model has no context")
+    shape, dtype = ((n, flow._context), flow._dtype) if name == "dcontext" else ((n,), DOUBLE)
+    fits = getattr(place, "shape", None) == shape and place.dtype == dtype
+    if not fits or not (isinstance(place, DeviceArray) or isinstance(place, np.ndarray) and place.flags.carray):
+        raise wrong(TypeError, where, name,
+                    f"expected {name} to be a writable, C-contiguous array {shape} of {dtype}, got "
+                    f"{type(place).__name__} {np.shape(place)} of {getattr(place, 'dtype', 'no dtype')}")
+    return place
+
+
+def _empty(flow: Density, like: Taken, shape: tuple[int, ...] = (), dtype: np.dtype | None = None) -> Any:
+    """For results (N, *shape) of the model's dtype, on the device of `like` (N, ...)."""
+    device = like.device if isinstance(like, DeviceArray) else "cpu"
+    return arrays.empty(device, (len(like), *shape), dtype or flow._dtype)
+
+
+def _pieces(flow: Density, where: str, batch: Batch, seed: int | None = None, first: int = 0,
+            name: str = "x") -> Iterator[tuple[Any, Any, slice, int]]:
+    """Blocks of a batch: its floats, what they are given, which rows these are, and the number of their first."""
+    x, given = batch.x, batch.given
+    for rows in blocks(flow, len(x)):
+        number = first + rows.start
+        yield (floats(flow, where, x[rows], seed, number, name), None if given is None else given[rows], rows, number)

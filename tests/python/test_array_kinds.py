@@ -7,19 +7,16 @@ import evenflow as ef
 
 
 class Array:
-    """An array that DLPack does not export: of a dtype, deleted, or spread over devices, as JAX has them."""
+    """An array that DLPack does not export: spread over devices, as JAX has them."""
 
-    def __init__(self, values, dtype="float64", deleted=False):
-        self.values, self.dtype, self.shape, self.deleted = values, dtype, np.shape(values), deleted
+    def __init__(self, values, dtype="float64"):
+        self.values, self.dtype, self.shape = values, dtype, np.shape(values)
 
     def __dlpack__(self, **_):
         raise BufferError("not this one")
 
     def __dlpack_device__(self):
         return 1, 0
-
-    def is_deleted(self):
-        return self.deleted
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self.values, dtype)
@@ -28,21 +25,20 @@ class Array:
 class Tracer(Array):
     """Of JAX, without values."""
 
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("no values")
+
 
 def test_what_dlpack_does_not_export(table_model, table):
     assert np.array_equal(table_model.log_prob(Array(table)), table_model.log_prob(table))
-    for x, text in ((Array(table, "bfloat16"), r"got Array of bfloat16; convert it, with x.float\(\) in torch or"),
-                    (Array(table, "float8_e4m3fn"), "got Array of float8_e4m3fn"),
-                    (Array(table, deleted=True), "got one that was deleted or donated"),
-                    (Tracer(table), r"got a Tracer: evenflow can't be traced by JAX \(see .JAX. in the documentation\)")):
-        with pytest.raises(TypeError, match=rf"\[log_prob\] expected .*{text}"):
-            table_model.log_prob(x)
+    with pytest.raises(TypeError, match=r"\[log_prob\] expected an array, .*got Tracer of float64: .*use evenflow.jax$"):
+        table_model.log_prob(Tracer(table))
 
 
 def test_tensors(table_model, table):
     torch = pytest.importorskip("torch")
     x = torch.from_numpy(table)
-    with pytest.raises(TypeError, match="got Tensor of bfloat16; convert it"):
+    with pytest.raises(TypeError, match="got Tensor of torch.bfloat16"):
         table_model.log_prob(x.bfloat16())
     with pytest.raises(TypeError, match="without gradient tracking, got Tensor"):
         table_model.log_prob(x.requires_grad_())
@@ -71,6 +67,6 @@ def test_a_context_that_is_lost_is_refused(known, lose):
     c = np.column_stack([np.round(c[:, 0], 3), lose(c[:, 1])])
     for given in (c, c.tolist(), Array(c)):
         for name in ("init", "fit"):
-            with pytest.raises(ef.NumericError, match=rf"\[{name}, context\] expected numbers that float32 tells "
-                                                      "apart, got only .* in column 1; subtract an offset"):
+            with pytest.raises(ef.NumericError, match=rf"\[{name}\] expected numbers that float32 tells "
+                                                      "apart for context, got only .* in column 1; subtract an offset"):
                 getattr(flow(), name)(x, context=given)

@@ -173,7 +173,7 @@ def test_sklearn_columns_by_number_and_name(estimator):
     numbered = clone(estimator).set_params(bounds={0: (0, None), 1: (0, 1), 3: (None, 5)}).fit(x)
     assert named.flow_.config == numbered.flow_.config == clone(estimator).fit(x).flow_.config
     for data, key, known in ((frame, "flx", "flux, share, t, depth"), (x, "flux", "0 ... 3"), (x, 4, "0 ... 3")):
-        with pytest.raises(ef.ConfigError, match=re.escape(f"expected bounds for columns out of {known}, got {key!r}")):
+        with pytest.raises(ef.ConfigError, match=re.escape(f"expected columns out of {known}, got {key!r}")):
             clone(estimator).set_params(bounds={key: (0, 1)}).fit(data)
 
 
@@ -231,7 +231,7 @@ def test_command_line_without_names_behind_a_column_of_another_use(tmp_path, opt
 
 @pytest.mark.parametrize("ends, code, text", [
     (["share", "0", "0.5"], 1, "expected values between 0 and 0.5 for column share, got "),
-    (["nothing", "0", "1"], 2, "expected bounds for columns out of flux, share, t, depth, got 'nothing'"),
+    (["nothing", "0", "1"], 2, "expected columns out of flux, share, t, depth, got 'nothing'"),
     (["share", "0", "x"], 2, "--bounds share: an end is a number or none, not 'x'"),
     (["share", "1", "0"], 2, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
     (["share", "0", "1", "--bounds", "share", "0", "2"], 2, "--bounds share was given twice"),

@@ -62,7 +62,7 @@ def test_fit_goes_on_from_a_checkpoint(known, tmp_path):
 def test_a_context_that_does_not_vary_is_ignored(known, dtype):
     """Its weights are random: no later number may reach them. The mean of equal numbers may be rounded."""
     x, c = known
-    with pytest.warns(ef.DataWarning, match=r"\[init, context\] column 2 is constant here, so the flow will ignore it"):
+    with pytest.warns(ef.DataWarning, match=r"\[init\] column 2 of the context is constant here, so the flow will ignore it"):
         flow = conditional(x, np.column_stack([c, np.full(len(c), 0.1)]), dtype=dtype)
     found = [flow.log_prob(x, context=np.column_stack([c, np.full(len(c), value)])) for value in (0.1, -1e6)]
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)

@@ -312,8 +312,7 @@ def test_models_on_the_cpu(table_model):
     """Say clearly what they can't take."""
     flow, lender = table_model, of_capsule(None)
     for call in (flow.log_prob, flow.encode, flow.decode, flow.loss_and_grad, flow.init):
-        with pytest.raises(TypeError, match="expected an array in main memory, got Holder on the GPU; copy it "
-                                            r"there, with x.cpu\(\) in torch or numpy.asarray\(x\)"):
+        with pytest.raises(TypeError, match="expected an array, .*, in main memory .*, got Holder"):
             call(lender)
 
     class Nowhere:

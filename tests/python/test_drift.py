@@ -106,7 +106,7 @@ def test_samples_have_gradients_where_they_lose_their_latents():
         with pytest.raises(ef.NumericError, match=r"\[inverse_backward\] expected the x that inverse makes of z"):
             flow.inverse_backward(x, x, logdet, z=wrong)
     assert np.array_equal(flow.grads, before)
-    with pytest.raises(ef.ShapeError, match="expected z .600, 5., got .599, 5."):
+    with pytest.raises(ef.ShapeError, match="expected z of 600 rows, got 599"):
         flow.inverse_backward(x, x, logdet, z=z[1:])
 
 

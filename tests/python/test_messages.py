@@ -41,7 +41,7 @@ def table_with(value):
     (np.zeros((4, 4, 4, 2), bool), TypeError, "expected numbers, got dtype bool"),
     (np.array([["a"]]), TypeError, "got dtype <U1"),
     (np.array([[None]]), TypeError, "got dtype object; convert them with x.astype(float)"),
-    ([[0.0, 1.0], [2.0]], TypeError, "got a list that numpy makes no array of"),
+    ([[0.0, 1.0], [2.0]], TypeError, "got list"),
     ({0: 1.0}, TypeError, "got dict"),
     (None, TypeError, "got NoneType"),
     (np.zeros((5, 4, 4, 3), np.uint8), ef.ShapeError, "expected (N, 4, 4, 2), got (5, 4, 4, 3)"),
@@ -49,7 +49,7 @@ def table_with(value):
     ([], ef.ShapeError, "expected (N, 4, 4, 2), got "),
     (np.where(np.arange(96).reshape(3, 4, 4, 2) == 77, np.nan, 1.0), ef.NumericError,
      "got nan in row 2, pixel (1, 2), channel 1"),
-    (np.ma.masked_less(np.ones((3, 4, 4, 2)), 2), TypeError, "without masked values, got 96 of them"),
+    (np.ma.masked_less(np.ones((3, 4, 4, 2)), 2), TypeError, "no masked values, got 96"),
 ])
 def test_images(model, call, x, error, text):
     before = model.params.copy()
@@ -198,7 +198,7 @@ def test_labels(images, glow, model):
     for call in ("forward", "log_prob", "loss_and_grad", "fit"):
         with pytest.raises(ef.ConfigError, match=r"a label in 0 ... 2, got none"):
             getattr(flow, call)(x)
-        with pytest.raises(ef.ConfigError, match=r"labels in 0 ... 2, got 3 in row 5"):
+        with pytest.raises(ef.ConfigError, match=r"label in 0 ... 2, got 3 in row 5"):
             getattr(flow, call)(x, label=np.where(np.arange(64) == 5, 3, labels))
         with pytest.raises(ef.ShapeError, match=r"\(64,\), got \(63,\)"):
             getattr(flow, call)(x, label=labels[1:])
@@ -218,15 +218,15 @@ def test_labels(images, glow, model):
     (lambda f: f.sample(2.0), TypeError, r"\[sample\] expected a whole number for n, got 2.0"),
     (lambda f: f.sample(2, temperature=-0.5), ef.ConfigError, "temperature >= 0, got -0.5"),
     (lambda f: f.sample(2, temperature=np.array([0.5])), TypeError, "a number for temperature, got "),
-    (lambda f: f.sample(2, device=np.array(["cpu", "cuda"])), ef.DeviceError, "expected device 'cpu' or the model's"),
-    (lambda f: f.inverse(np.zeros((2, 4))), ef.ShapeError, r"\[inverse\] expected \(N, 3\), got \(2, 4\)"),
+    (lambda f: f.sample(2, device=np.array(["cpu", "cuda"])), ef.DeviceError, "expected 'cpu' or the model's"),
+    (lambda f: f.inverse(np.zeros((2, 4))), ef.ShapeError, r"\[inverse\] expected \(N, 3\) for z, got \(2, 4\)"),
     (lambda f: f.backward(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(3)), ef.ShapeError, "dlogdet"),
     (lambda f: f.log_prob(np.zeros((2, 3)), seed=np.zeros((2, 3))), TypeError,
      r"a whole number for seed, got ndarray \(2, 3\); labels and contexts go by name, label=... or context=..."),
     (lambda f: latent.manifold(f, np.zeros((4, 3)), steps=4, label=[0, 1]), TypeError, r"for label, got \[0, 1\]"),
     (lambda f: ef.set_matmul_precision("medium"), ef.ConfigError, "precision to be one of 'highest', 'high', got 'medium'"),
     (lambda f: f.sample(2, first=2**64), ef.ConfigError, "first <= "),
-    (lambda f: f.sample(2, first=2**63 - 2), ef.ConfigError, "first <= 9223372036854775805"),
+    (lambda f: f.sample(2, first=2**63 - 2), ef.ConfigError, "first <= 4611686018427387904"),
     (lambda f: f.loss_and_grad(np.zeros((2, 3)), weight=np.nan), ef.ConfigError, "weight to be finite, got nan"),
     (lambda f: f.loss_and_grad(np.zeros((2, 3)), activation_budget=2**80), ef.ConfigError, "activation_budget <="),
     (lambda f: f.fit(np.zeros((2, 3)), batch_size=2**80), ef.ConfigError, "batch_size <="),

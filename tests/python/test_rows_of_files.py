@@ -38,7 +38,7 @@ def test_a_number_of_the_context(tmp_path, given_numbers, pieces, capsys, comman
         arguments = [command, model, data, *([] if command == "eval" else out)]
     assert main(arguments) == 1
     where = {"score": "log_prob", "eval": "log_prob"}.get(command, command)
-    assert f"[{where}, context] expected values that float32 can hold, got 1e+300 in row 277, column 1" in \
+    assert f"[{where}] expected values that float32 can hold for context, got 1e+300 in row 277, column 1" in \
         capsys.readouterr().err
 
 
@@ -55,7 +55,7 @@ def test_a_label(tmp_path, pieces, pictures, capsys, command):
         np.savez(tmp_path / "data.npz", x=x, labels=labels)
     out = [] if command == "eval" else ["--out", str(tmp_path / "out.npy")]
     assert main([command, str(tmp_path / "model"), str(tmp_path / "data.npz"), *out]) == 2
-    assert "expected labels in 0 ... 2, got 3 in row 33" in capsys.readouterr().err
+    assert "label in 0 ... 2, got 3 in row 33" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["score", "encode"])
@@ -76,7 +76,7 @@ def test_calls_of_python_name_rows_from_first(given_numbers):
     model, x, context = given_numbers
     flow = ef.load(model)
     for call in (flow.log_prob, flow.log_prob_and_grad):
-        with pytest.raises(ef.NumericError, match=r", context\] .* in row 1277, column 1"):
+        with pytest.raises(ef.NumericError, match=r"\] .* for context, .* in row 1277, column 1"):
             call(x, first=1000, context=context)
         with pytest.raises(ef.NumericError, match="in row 0, column 1"):  # one for all is no row
             call(x, first=1000, context=context[277])

@@ -240,8 +240,8 @@ def test_bounds_are_of_rows_with_a_weight(crescent):
 
 @pytest.mark.parametrize("estimator", [TINY, FlowOutlierDetector(TINY)])
 @pytest.mark.parametrize("spoil, text", [
-    (lambda w: -w, "expected sample_weight >= 0, got -1 for row 0"), (lambda w: 0 * w, "got 300 zeros"),
-    (lambda w: np.nan * w, "expected finite numbers in sample_weight, got nan for row 0"),
+    (lambda w: -w, "expected finite numbers >= 0 for sample_weight, got -1 in row 0"), (lambda w: 0 * w, "got 300 zeros"),
+    (lambda w: np.nan * w, "expected finite numbers >= 0 for sample_weight, got nan in row 0"),
     (lambda w: w[1:], r"expected sample_weight of shape \(300,\), got \(299,\)")])
 def test_bad_sample_weights(crescent, estimator, spoil, text):
     with pytest.raises(ValueError, match=rf"\[{type(estimator).__name__}\] .*{text}"):

@@ -164,9 +164,9 @@ def test_lists_are_data(table, real_nvp):
     flow.fit(rows, valid=rows[:50], epochs=1)
     other.fit(table, valid=table[:50], epochs=1)
     assert np.array_equal(flow.params, other.params)
-    with pytest.raises(ef.ShapeError, match=r"\(N, 3\), got \(0,\); no rows are numpy.empty\(\(0, 3\)\)"):
+    with pytest.raises(ef.ShapeError, match=r"\(N, 3\), got \(0,\)"):
         flow.log_prob([])
-    with pytest.raises(TypeError, match="got a list that numpy makes no array of"):
+    with pytest.raises(TypeError, match="expected an array, numbers, .*got list"):
         flow.log_prob([[1.0, 2.0, 3.0], [4.0]])
 
 
@@ -229,11 +229,11 @@ def test_columns_are_remembered(frame, table, real_nvp, tmp_path, way):
         assert other.columns == ["mass", "age", "size"]
         assert np.array_equal(other.log_prob(frame), wanted) and np.array_equal(other.log_prob(table), wanted)
         for call in ("log_prob", "encode", "verify", "bits_per_dim", "loss_and_grad", "fit"):
-            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] the columns are in another order than those that the "
-                                                    r"flow was trained on; pass frame\[\['mass', 'age', 'size'\]\]$"):
+            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] expected the columns that the "
+                                                    r"flow was trained on, .*; pass frame\[\['mass', 'age', 'size'\]\]$"):
                 getattr(other, call)(frame[["age", "mass", "size"]])
-            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] the columns are not those that the flow was trained "
-                                                    "on: age is missing, years is unexpected"):
+            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] expected the columns that the flow was trained "
+                                                    "on, .*; age is missing, years is unexpected"):
                 getattr(other, call)(frame.rename(columns={"age": "years"}))
     flow.columns.append("more")  # of a copy
     assert flow.columns == ["mass", "age", "size"]
@@ -284,15 +284,15 @@ def test_a_context_by_name(frame, table):
     again = pickle.loads(pickle.dumps(flow))
     for other in (flow, again):
         assert np.array_equal(other.log_prob(table, context=c), wanted)
-        with pytest.raises(ef.ShapeError, match=r"\[log_prob, context\] the columns are in another order .*"
+        with pytest.raises(ef.ShapeError, match=r"\[log_prob\] .* for context, got others or another order; .*"
                                                 r"frame\[\['dose', 'time'\]\]$"):
             other.log_prob(table, context=c[["time", "dose"]])
-        with pytest.raises(ef.ShapeError, match=r"\[sample, context\] the columns are not those .*: dose is missing, "
+        with pytest.raises(ef.ShapeError, match=r"\[sample\] .* for context, .*; dose is missing, "
                                                 "time is missing, mass is unexpected, size is unexpected"):
             other.sample(200, context=frame[["mass", "size"]])
         assert np.array_equal(other.sample(5, context=c.iloc[0], seed=1),
                               other.sample(5, context=c.to_numpy()[0], seed=1))
-        with pytest.raises(ef.ShapeError, match=r"\[sample, context\] the columns are in another order"):
+        with pytest.raises(ef.ShapeError, match=r"\[sample\] .* for context, got others or another order"):
             other.sample(5, context=c.iloc[0][["time", "dose"]])
 
 

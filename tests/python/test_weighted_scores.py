@@ -50,7 +50,7 @@ def test_scores_in_pieces(table_model, table, tmp_path):
     bad = w.copy()
     bad[9] = -1
     for second, text in ((None, "expected weights of all rows or of none, got those of some"),
-                         (bad[7:], "expected sample_weight >= 0, got -1 for row 9")):
+                         (bad[7:], "expected finite numbers >= 0 for sample_weight, got -1 in row 9")):
         with pytest.raises(ef.ConfigError, match=rf"\[score\] {text}"):
             score_rows(table_model, [pieces[0], (table[7:], None, second)], tmp_path / "s.npy")
     with pytest.raises(ef.ConfigError, match=r"\[score\] expected a sample_weight > 0, got zeros alone"):

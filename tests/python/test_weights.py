@@ -176,7 +176,7 @@ def test_batches_have_their_rows_weights():
     (ef.ConfigError, 3, lambda w: np.where(np.arange(200) == 3, -1, w))])
 def test_bad_weights(table, table_model, error, row, spoil):
     w, before = spoil(np.ones(len(table))), values(table_model)
-    optimizer, text = ef.Adam(table_model), "sample_weight" + ("" if row is None else f".* for row {row}")
+    optimizer, text = ef.Adam(table_model), "sample_weight" + ("" if row is None else f".* in row {row}")
     for call in (table_model.loss_and_grad, lambda x, **w: table_model.train_step(x, optimizer, **w), table_model.fit,
                  lambda x, sample_weight: table_model.fit(x, valid=x, valid_sample_weight=sample_weight)):
         with pytest.raises(error, match=text):

@@ -1,20 +1,20 @@
-"""Arrays at the border: what a user hands in becomes what the core takes, or a typed error."""
+"""Arrays at the border: what a user hands in becomes what the core takes, or an error with the argument's name."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from evenflow import _core
-from evenflow._core import DeviceArray
 from evenflow._border.checks import whole
-from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
 from evenflow._border.rows import Rows, stays_outside
+from evenflow._core import DeviceArray
+from evenflow.errors import ConfigError, DeviceError, Kind, NumericError, ShapeError, wrong
 
-Batch = np.ndarray | DeviceArray
+Taken = np.ndarray | DeviceArray
 """An array of a call, in main memory or on the GPU where the model computes."""
 
 LEVEL_ERROR = 2.0**-14
@@ -24,158 +24,139 @@ CUDA, CUDA_MANAGED = 2, 13
 """DLPack's types of devices."""
 
 
-def as_array(where: str, x: Any, name: str = "") -> Any:
-    """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. Else TypeError, with the name
-    of an argument other than the data.
-    """
+def _wrong(kind: type[Kind], where: str, name: str, text: str, **place: Any) -> Kind:
+    """The error "expected ..., got ..." of an array, which the text names if it is not the data."""
+    return wrong(kind, where, name, text if name == "x" else text.replace(", got", f" for {name}, got", 1), **place)
+
+
+def as_array(where: str, x: Any, name: str = "x") -> Any:
+    """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. TypeError."""
     if type(x) is np.ndarray:  # a call for one row should not wait for the rest
         return x
-    refuse_masked(where, x)
+    refuse_masked(where, x, name)
     if isinstance(x, (np.ndarray, Rows)):
         return x
-    if isinstance(x, (list, tuple, int, float, np.number)):
-        try:
-            return np.asarray(x)
-        except ValueError as error:  # rows of different lengths
-            raise TypeError(f"[{where}] expected numbers{' for ' if name else ''}{name}, got a list that numpy makes "
-                            f"no array of: {error}") from error
     if hasattr(x, "to_numpy") and names_of(x) is not None:
-        return _values_of_frame(where, x)
-    if hasattr(x, "__dlpack__"):
-        if _is_on(x, CUDA):
-            raise TypeError(f"[{where}] expected an array in main memory, got {type(x).__name__} on the GPU; "
-                            "copy it there, with x.cpu() in torch or numpy.asarray(x)")
+        return _values_of_frame(where, x, name)
+    plain, why = isinstance(x, (list, tuple, int, float, np.number)), None
+    if hasattr(x, "__dlpack__") and not plain:
         try:
             return np.from_dlpack(_with_signs(x))
         except Exception as error:  # of another library
-            return _by_copy(where, x, error)
-    if hasattr(x, "__array__"):
-        try:
+            why = error
+    if plain or hasattr(x, "__array__") and not getattr(x, "requires_grad", False):
+        try:  # JAX gives an array that is spread over devices by copy alone
             return np.asarray(x)
         except Exception as error:
-            raise TypeError(f"[{where}] expected an object that __array__ makes an array of, "
-                            f"got {type(x).__name__}: {error}") from error
-    raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__)"
-                    f"{' for ' if name else ''}{name}, got {type(x).__name__}")
+            why = why or error
+    dtype = f" of {x.dtype}" if hasattr(x, "dtype") else ""
+    hint = "; inside JAX's jit and grad use evenflow.jax" if "Tracer" in type(x).__name__ else ""
+    raise _wrong(TypeError, where, name, "expected an array, numbers, or what has __dlpack__ or __array__, in main "
+                 "memory and without gradient tracking, "
+                 f"got {type(x).__name__}{dtype}{f': {why}' if why else ''}{hint}") from why
 
 
 def names_of(x: Any) -> list[str] | None:
     """Names of the columns of a data frame of pandas, polars or pyarrow; None for anything else."""
-    names = getattr(x, "column_names", None)  # pyarrow's `columns` are the values
-    if names is None:
-        names = getattr(x, "columns", None)
+    names = getattr(x, "column_names", getattr(x, "columns", None))  # pyarrow's `columns` are the values
     return None if names is None or not hasattr(x, "shape") else [str(name) for name in names]
 
 
-def names_of_row(x: Any) -> list[str]:
-    """The names in a row of pandas' frame, which are its index; none for anything else."""
+def check_names(where: str, name: str, x: Any, wanted: list[str] | None) -> None:
+    """ShapeError for a data frame, or a row of one, whose columns are not those that are wanted, in that order."""
+    if wanted is None or type(x) is np.ndarray:
+        return
+    names = names_of(x)
     index: Any = getattr(x, "index", None)
-    return [str(name) for name in index] if hasattr(index, "dtype") and getattr(x, "ndim", 0) == 1 else []
+    if hasattr(index, "dtype") and getattr(x, "ndim", 0) == 1:  # a row of pandas' frame
+        row = list(map(str, index))
+        names = row if sorted(row) == sorted(wanted) else names
+    if names is not None and names != wanted:
+        told = [f"{one} is missing" for one in wanted if one not in names] + [
+            f"{one} is unexpected" for one in names if one not in wanted] or [f"pass frame[{wanted}]"]
+        raise _wrong(ShapeError, where, name, "expected the columns that the flow was trained on, got others or "
+                     f"another order; {', '.join(told)}")
 
 
-def _values_of_frame(where: str, frame: Any) -> np.ndarray:
+def _values_of_frame(where: str, frame: Any, name: str) -> np.ndarray:
     """The numbers of a data frame; missing values, also of nullable integers, are NaN."""
     values = np.asarray(frame.to_numpy())
     if values.dtype.kind != "O":
         return values
-    for name, dtype in zip(names_of(frame) or (), frame.dtypes):  # of pandas, with nullable types among them
+    for column, dtype in zip(names_of(frame) or (), frame.dtypes):  # of pandas, with nullable types among them
         if getattr(dtype, "kind", "O") not in "iuf":
-            raise TypeError(f"[{where}] column {name!r} holds {dtype}, not numbers; leave it out or convert it")
+            raise wrong(TypeError, where, name,
+                        f"column {column!r} holds {dtype}, not numbers; leave it out or convert it", column=column)
     return np.asarray(frame.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _by_copy(where: str, x: Any, error: Exception) -> np.ndarray:
-    """An array that DLPack does not give, such as one that JAX has spread over devices. Else TypeError says why."""
-    kind = type(x).__name__
-    dtype = str(getattr(x, "dtype", "")).rpartition(".")[2]
-    if any(base.__name__ == "Tracer" for base in type(x).__mro__):
-        raise TypeError(f"[{where}] expected an array with values, got a {kind}: evenflow can't be traced by JAX "
-                        '(see "JAX" in the documentation)') from error
-    if dtype.startswith(("bfloat16", "float8", "float4")):  # which numpy has no numbers for
-        raise TypeError(f"[{where}] expected a dtype of numpy's, got {kind} of {dtype}; convert it, with x.float() in "
-                        "torch or x.astype('float32') in JAX") from error
-    if hasattr(x, "is_deleted") and x.is_deleted():
-        raise TypeError(f"[{where}] expected an array with values, got one that was deleted or donated") from error
-    if hasattr(x, "__array__") and not getattr(x, "requires_grad", False):
-        with contextlib.suppress(Exception):  # of another library; DLPack's tells more
-            return np.asarray(x)
-    raise TypeError(f"[{where}] expected an array in main memory without gradient tracking, "
-                    f"got {kind}: {error}") from error
-
-
-def refuse_masked(where: str, x: Any) -> None:
-    """TypeError for masked values, which numpy hands out as if they were ordinary ones."""
+def refuse_masked(where: str, x: Any, name: str = "x") -> None:
+    """TypeError for masked values, also in a list, which numpy hands out as if they were ordinary ones."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        raise TypeError(f"[{where}] expected an array without masked values, got {x.mask.sum()} of them; "
-                        "fill them, or leave their rows out")
+        raise _wrong(TypeError, where, name,
+                     f"expected no masked values, got {x.mask.sum()}; fill them, or leave their rows out")
+    for part in x if isinstance(x, (list, tuple)) else ():
+        if isinstance(part, (list, tuple, np.ma.MaskedArray)):
+            refuse_masked(where, part, name)
 
 
 def as_numbers(where: str, name: str, values: Any) -> np.ndarray:
     """Real numbers of any shape, from an array or from (nested) lists, in their own dtype. TypeError."""
-    if isinstance(values, (int, float, np.number, list, tuple, DeviceArray)):
-        try:
-            values = np.asarray(values)
-        except (TypeError, ValueError, RuntimeError) as error:  # of lists that are ragged, say
-            raise TypeError(f"[{where}] expected numbers for {name}, got {values!r}: {error}") from error
-    numbers = np.asarray(as_array(where, values, name))
-    if numbers.dtype.kind not in "iuf":
-        hint = f"; convert them with .astype({'int' if name == 'the labels' else 'float'})"
-        raise TypeError(f"[{where}] expected numbers for {name}, got dtype {numbers.dtype}"
-                        f"{hint if numbers.dtype.kind in 'bO' else ''}")
-    return numbers
+    return np.asarray(_numbers(where, values, name))
 
 
-def check_batch(where: str, x: Any, shape: tuple[int, ...], *, image: bool = False, least: int = 0) -> np.ndarray:
+def _numbers(where: str, x: Any, name: str) -> Any:
+    x = as_array(where, x, name)
+    if x.dtype.kind not in "iuf":
+        hint = f"; convert them with {name}.astype(float)" if x.dtype.kind in "bO" else ""
+        raise _wrong(TypeError, where, name, f"expected numbers, got dtype {x.dtype}{hint}")
+    return x
+
+
+def check_batch(where: str, x: Any, shape: tuple[int, ...], *, name: str = "x", image: bool = False,
+                least: int = 0) -> np.ndarray:
     """A batch (N, *shape) of floats, or of uint8 for images; other integers become one of these.
 
     Floats are not looked at.
 
     least: smallest N.
     """
-    x = as_array(where, x)
-    if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and not stays_outside(x):
-        if not image:
-            x = x.astype(np.float64)
-        elif x.dtype != np.uint8:
-            x = _pixels(where, x)
+    x = _numbers(where, x, name)
     if x.dtype.kind != "f" and not (image and x.dtype == np.uint8):
-        hint = "; convert them with x.astype(float)" if x.dtype.kind in "bO" else ""
-        raise TypeError(f"[{where}] expected numbers, got dtype {x.dtype}{hint}")
-    _check_shape(where, x, shape, least)
-    return cast(np.ndarray, x)
+        if stays_outside(x):
+            raise _wrong(TypeError, where, name, f"expected floats from a file, got dtype {x.dtype}")
+        if image and x.size and not 0 <= x.min() <= x.max() <= 255:
+            raise _wrong(ConfigError, where, name,
+                         f"expected integer pixels in 0 ... 255, got {x.min()} ... {x.max()}")
+        x = x.astype(np.uint8 if image else np.float64)
+    _check_shape(where, x, shape, least, name)
+    return x  # type: ignore[no-any-return]
 
 
-def _pixels(where: str, x: np.ndarray) -> np.ndarray:
-    """Whole numbers as 8-bit pixels."""
-    if x.size and not 0 <= x.min() <= x.max() <= 255:
-        raise ConfigError(f"[{where}] expected integer pixels in 0 ... 255, got {x.min()} ... {x.max()}")
-    return np.asarray(x).astype(np.uint8)
-
-
-def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, device: str, *,
-               image: bool = False, least: int = 0) -> Batch:
+def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, device: str, *, name: str = "x",
+               image: bool = False, least: int = 0) -> Taken:
     """check_batch for a model of `dtype` on a device: an array on its GPU stays there, and is of that dtype.
 
     DLPack has its library order what it has queued on the array before the model's work.
     """
     if device == "cpu" or isinstance(x, np.ndarray) or not _is_on(x, CUDA, CUDA_MANAGED):
-        return check_batch(where, x, shape, image=image, least=least)
+        return check_batch(where, x, shape, name=name, image=image, least=least)
     x = _with_signs(x)
     gpu, stream = _core.gpu_and_stream(device)
     got = int(x.__dlpack_device__()[1])
     if got != gpu:
-        raise DeviceError(f"[{where}] expected an array on GPU {gpu}, where the model computes, got one on "
-                          f"GPU {got}")
+        raise _wrong(DeviceError, where, name,
+                     f"expected an array on GPU {gpu}, where the model computes, got one on GPU {got}")
     try:
         try:
             capsule = x.__dlpack__(stream=stream, max_version=(1, 0))
         except TypeError:  # of a library from before versions
             capsule = x.__dlpack__(stream=stream)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"[{where}] expected an array on the GPU without gradient tracking, "
-                        f"got {type(x).__name__}: {error}") from error
+        raise _wrong(TypeError, where, name, "expected an array on the GPU without gradient tracking, "
+                                             f"got {type(x).__name__}: {error}") from error
     taken = _core.borrow(where, capsule, device, [dtype.name, "uint8"] if image else [dtype.name])
-    _check_shape(where, taken, shape, least)
+    _check_shape(where, taken, shape, least, name)
     return taken
 
 
@@ -192,31 +173,48 @@ def _is_on(x: Any, *types: int) -> bool:
         return False  # on none that there is a number for; taking it tells more
 
 
-def _check_shape(where: str, x: Batch, shape: tuple[int, ...], least: int) -> None:
+def _check_shape(where: str, x: Taken, shape: tuple[int, ...], least: int, name: str) -> None:
     if x.ndim != 1 + len(shape) or x.shape[1:] != shape:
-        raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got {x.shape}{_shape_hint(x.shape, shape)}")
+        raise _wrong(ShapeError, where, name,
+                     f"expected {batch_shape(shape)}, got {x.shape}{_shape_hint(x.shape, shape, name)}")
     if x.shape[0] < least:
-        raise ShapeError(f"[{where}] expected at least one sample, got an empty batch {x.shape}")
+        raise _wrong(ShapeError, where, name, f"expected at least one sample, got an empty batch {x.shape}")
 
 
-def _shape_hint(got: tuple[int, ...], shape: tuple[int, ...]) -> str:
+def _shape_hint(got: tuple[int, ...], shape: tuple[int, ...], name: str) -> str:
     """What to do about a batch that is not (N, *shape)."""
-    if len(shape) == 1 and got == (0,):
-        return f"; no rows are numpy.empty((0, {shape[0]}))"
-    if got == shape:
-        return "; one sample is x[None], of a data frame frame.iloc[[0]]"
+    if got == shape and shape:
+        return f"; one sample is {name}[None], of a data frame frame.iloc[[0]]"
     if shape == (1,) and len(got) == 1:
-        return "; pass x[:, None], of a data frame frame[['name']]"
-    if len(shape) == 1 and len(got) == 2:
-        return "; rows are samples: pass x.T" if got[0] == shape[0] else f"; the model has {shape[0]} columns"
+        return f"; pass {name}[:, None], of a data frame frame[['name']]"
+    if len(shape) == 1 and len(got) == 2 and got[0] == shape[0]:
+        return f"; rows are samples: pass {name}.T"
     if len(shape) == 3 and len(got) == 4 and got[1:] == (shape[2], *shape[:2]):
-        return "; channels come last: pass x.transpose(0, 2, 3, 1)"
-    if len(shape) == 3 and len(got) == 4 and got[1:] == (*shape[:2], shape[2] + 1):
-        return "; the last of their channels may be alpha: put the images on a background, or train a model with it"
+        return f"; channels come last: pass {name}.transpose(0, 2, 3, 1)"
     return ""
 
 
-def empty(device: str, shape: tuple[int, ...], dtype: np.dtype) -> Batch:
+def wrong_levels(x: Taken, bits: int, beyond: float = 0.0) -> str:
+    """What is wrong with the range of a batch of images, such as torch's in [0, 1]; nothing if they are in level units.
+
+    beyond: how far it may reach beyond the levels, in units of their range.
+    """
+    if not len(x) or isinstance(x, DeviceArray):
+        return ""
+    low, high, top = float(np.min(x)), float(np.max(x)), 2**bits
+    if x.dtype == np.uint8:
+        return "" if not 0 < high < top < 256 else (
+            f"these pixels lie in 0 ... {high:g}, but pixels have 8 bits, of which a model of {bits} takes the upper "
+            f"ones; pass {256 // top} * x, or floats in 0 ... {top}")
+    told = ""
+    if 0 <= low and high <= 1 and bits > 1:
+        told = f"these images lie in [0, 1], but a model of {bits} bits expects levels 0 ... {top - 1}"
+    elif np.isfinite(high - low) and (low < -beyond * top or high > (1 + beyond) * top):
+        told = f"expected image levels in 0 ... {top}, got values in {low:g} ... {high:g}"
+    return f"{told}; pass uint8 pixels, or floats in 0 ... {top}" if told else ""
+
+
+def empty(device: str, shape: tuple[int, ...], dtype: np.dtype) -> Taken:
     """An uninitialised array in main memory ("cpu") or on a device."""
     return np.empty(shape, dtype) if device == "cpu" else _core.empty(device, shape, dtype)
 
@@ -231,12 +229,12 @@ def memory_for(where: str, what: str) -> Iterator[None]:
 
 
 def batch_shape(shape: tuple[int, ...]) -> str:
-    """(8, 8, 1) -> "(N, 8, 8, 1)"."""
-    return "(" + ", ".join(["N", *map(str, shape)]) + ")"
+    """(8, 8, 1) -> "(N, 8, 8, 1)", and () -> "(N,)"."""
+    return f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
 
 
 def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0, rows: np.ndarray | None = None,
-              names: list[str] | None = None) -> np.ndarray:
+              names: list[str] | None = None, name: str = "x") -> np.ndarray:
     """A contiguous copy or view in `dtype`; NumericError names the first value that is not finite there.
 
     `first` is the number of x's first row in the user's array, or `rows` are the numbers of all. names: of the columns.
@@ -250,21 +248,24 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0, rows: 
     if at >= 0:
         at, *place = (int(i) for i in np.unravel_index(at, out.shape))
         row = at + first if rows is None else int(rows[at])
-        raise not_finite(where, x[(at, *place)], row, place, dtype, names)
+        raise not_finite(where, x[(at, *place)], row, place, dtype, names, name)
     return out
 
 
 def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np.dtype,
-               names: list[str] | None = None) -> NumericError:
+               names: list[str] | None = None, name: str = "x") -> NumericError:
     """The error of a value at `place` in a row that is not finite, or too large for `dtype`."""
     rest = tuple(int(i) for i in place)
-    inside = ("" if not rest else f", column {repr(names[rest[0]]) if names else rest[0]}" if len(rest) == 1
+    column = None if len(rest) != 1 else names[rest[0]] if names else rest[0]
+    inside = ("" if not rest else f", column {column!r}" if len(rest) == 1
               else f", pixel ({rest[0]}, {rest[1]}), channel {rest[2]}")
-    if not np.isfinite(value):
-        help = "; fill it in, or leave the row out" if len(rest) == 1 and np.isnan(value) else ""
-        return NumericError(f"[{where}] expected finite values, got {value} in row {row}{inside}{help}")
-    hint = "; dtype float64 holds it" if abs(value) <= np.finfo(np.float64).max else ""
-    return NumericError(f"[{where}] expected values that {dtype} can hold, got {value} in row {row}{inside}{hint}")
+    wanted, hint = "finite values", ""
+    if np.isfinite(value):
+        wanted, hint = f"values that {dtype} can hold", "; dtype float64 holds it" if abs(value) < 1e308 else ""
+    elif np.isnan(value) and len(rest) == 1 and name in ("x", "context"):
+        hint = "; fill it in, or leave the row out"
+    return _wrong(NumericError, where, name, f"expected {wanted}, got {value} in row {row}{inside}{hint}", row=row,
+                  column=column)
 
 
 def check_labels(where: str, label: Any, n: int, classes: int, first: int = 0) -> np.ndarray | None:
@@ -273,64 +274,53 @@ def check_labels(where: str, label: Any, n: int, classes: int, first: int = 0) -
     first: number of the first row, as in to_floats.
     """
     if classes == 0:
-        if label is not None:
-            raise ConfigError(f"[{where}] a label was given, but the model has no classes")
-        return None
+        if label is None:
+            return None
+        raise wrong(ConfigError, where, "label", "a label was given, but the model has no classes")
     if label is None:
-        raise ConfigError(f"[{where}] expected a label in 0 ... {classes - 1}, got none "
-                          f"(the model has {classes} classes)")
-    y = as_numbers(where, "the labels", label)  # a plain sequence of labels is unambiguous, too
+        raise wrong(ConfigError, where, "label",
+                    f"expected a label in 0 ... {classes - 1}, got none (the model has {classes} classes)")
+    y = as_numbers(where, "label", label)  # a plain sequence of labels is unambiguous, too
     if y.dtype.kind not in "iu":
-        raise TypeError(f"[{where}] expected whole numbers as labels, got dtype {y.dtype}")
+        raise wrong(TypeError, where, "label", f"expected whole numbers for label, got dtype {y.dtype}")
     if y.ndim > 0 and y.shape != (n,):
-        raise ShapeError(f"[{where}] expected labels of shape ({n},), got {y.shape}")
-    bad = np.flatnonzero((y < 0) | (y >= classes))
-    if bad.size:
-        raise ConfigError(f"[{where}] expected labels in 0 ... {classes - 1}, "
-                          f"got {y.flat[bad[0]]} in row {bad[0] + first * y.ndim}")
+        raise wrong(ShapeError, where, "label", f"expected label of shape ({n},), got {y.shape}")
+    for at in np.flatnonzero((y < 0) | (y >= classes))[:1]:
+        row = int(at) + first * y.ndim
+        raise wrong(ConfigError, where, "label",
+                    f"expected label in 0 ... {classes - 1}, got {y.flat[at]} in row {row}", row=row)
     return np.ascontiguousarray(np.broadcast_to(y, (n,)), dtype=np.int32)
 
 
 def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, device: str,
-                 resolve: bool = False, first: int = 0) -> Batch:
+                 resolve: bool = False, first: int = 0) -> Taken:
     """A context as (n, size) of the model's dtype, from n rows, or from one for all.
 
     resolve: NumericError for a column that varies, and not in the model's dtype.  first: as in to_floats, of n rows.
     """
     if context is None:
-        raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got none")
-    where = f"{where}, context"
+        raise wrong(ConfigError, where, "context", f"expected a context of {size} numbers a sample, got none")
     if device != "cpu" and _is_on(context, CUDA, CUDA_MANAGED):
         one = getattr(context, "ndim", 2) == 1
-        taken = take_batch(where, context[None] if one else context, (size,), dtype, device)
+        taken = take_batch(where, context[None] if one else context, (size,), dtype, device, name="context")
         if len(taken) == n:
             return taken
         context = np.asarray(taken)[0] if one else taken
-    numbers = as_numbers(where, "the context", context)
+    numbers = as_numbers(where, "context", context)
     if size == 1 and numbers.shape == (n,):
         numbers = numbers[:, None]
     if numbers.shape not in ((size,), (n, size)):
         hint = "; for one context of all samples pass its only row" if numbers.shape == (1, size) else ""
-        raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {numbers.shape}{hint}")
-    rows = to_floats(where, numbers.reshape(-1, size), dtype, first if numbers.ndim == 2 else 0)
-    if resolve and numbers.dtype != dtype:
-        _check_resolved(where, numbers.reshape(-1, size), rows)
+        raise wrong(ShapeError, where, "context", f"expected ({n}, {size}) for context, or ({size},) for all samples, "
+                                                  f"got {numbers.shape}{hint}")
+    wide = numbers.reshape(-1, size)
+    rows = to_floats(where, wide, dtype, first if numbers.ndim == 2 else 0, name="context")
+    if resolve and numbers.dtype != dtype:  # compared, since differences of whole numbers may overflow
+        for c in np.flatnonzero((wide.min(0) < wide.max(0)) & (rows.min(0) == rows.max(0)))[:1]:
+            raise wrong(NumericError, where, "context",
+                        f"expected numbers that {dtype} tells apart for context, got only {rows[0, c]} in column {c}; "
+                        "subtract an offset, or take dtype float64", column=int(c))
     return rows if len(rows) == n else np.ascontiguousarray(np.broadcast_to(rows, (n, size)))
-
-
-def constant_column(rows: Any) -> int | None:
-    """The number of the first column that does not vary."""
-    rows = np.asarray(rows)
-    return next((int(c) for c in np.flatnonzero(rows.min(0) == rows.max(0))), None)
-
-
-def _check_resolved(where: str, numbers: np.ndarray, rounded: np.ndarray) -> None:
-    # No differences, which whole numbers may overflow in.
-    lost = np.flatnonzero((numbers.min(0) < numbers.max(0)) & (rounded.min(0) == rounded.max(0)))
-    if lost.size:
-        at = int(lost[0])
-        raise NumericError(f"[{where}] expected numbers that {rounded.dtype} tells apart, got only {rounded[0, at]} "
-                           f"in column {at}; subtract an offset, or take dtype float64")
 
 
 def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
@@ -357,14 +347,11 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
     NumericError, TypeError, ConfigError
         A value is not finite, x has whole numbers, or bits is out of range.
     """
-    x = as_array("to_uint8", x)
-    bits = whole("to_uint8", "bits", bits)  # shifts of a numpy int8 stay in its 8 bits
-    if not 1 <= bits <= 8:
-        raise ConfigError(f"[to_uint8] expected bits in 1 ... 8, got {bits}")
+    x, bits = as_array("to_uint8", x), whole("to_uint8", "bits", bits, 1, 8)
     if x.dtype.kind != "f":
-        raise TypeError(f"[to_uint8] expected float values, got dtype {x.dtype}")
+        raise wrong(TypeError, "to_uint8", "x", f"expected float values, got dtype {x.dtype}")
     if not np.isfinite(x).all():
-        raise NumericError("[to_uint8] expected finite values, got NaN or infinity")
+        raise wrong(NumericError, "to_uint8", "x", "expected finite values, got NaN or infinity")
     top = (1 << bits) - 1
     # Rounding errors of a round trip are a fraction of the range of levels. What is added moves as large a share of
     # sampled pixels up as it is of a level, which shows where levels are few.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import checks
-from evenflow.errors import ConfigError, NumericError
+from evenflow.errors import ConfigError, NumericError, wrong
 
 Pairs = Sequence[Sequence[float | None]]
 """(low, high) of every column, None for an open end."""
@@ -24,11 +24,12 @@ def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] |
     if bounds is None:
         return None
     if not _is_sequence(bounds) or not all(pair is None or _is_sequence(pair) and len(pair) == 2 for pair in bounds):
-        raise TypeError(f"[{where}] expected a pair (low, high) or None for every column as bounds, got {bounds!r}")
+        raise wrong(TypeError, where, "bounds",
+                    f"expected bounds as a pair (low, high) or None for every column, got {bounds!r}")
     if len(bounds) != columns:
-        raise ConfigError(f"[{where}] expected bounds for each of {columns} columns, got {len(bounds)}")
-    pairs = [[None if end is None else checks.number(where, f"the bounds of column {c} (None: open)", end, -math.inf)
-              for end in ((None, None) if pair is None else pair)] for c, pair in enumerate(bounds)]
+        raise wrong(ConfigError, where, "bounds", f"expected bounds for each of {columns} columns, got {len(bounds)}")
+    pairs = [[None if end is None else checks.number(where, "bounds", end, -math.inf)
+              for end in ((None, None) if pair is None else pair)] for pair in bounds]
     return pairs if any(end is not None for pair in pairs for end in pair) else None
 
 
@@ -45,10 +46,9 @@ def by_column(where: str, bounds: Any, names: Sequence[Any], columns: int) -> An
     for column, pair in bounds.items():
         if column not in known:
             choice = ", ".join(map(str, names)) if len(names) else f"0 ... {columns - 1}"
-            raise ConfigError(f"[{where}] expected bounds for columns out of {choice}, got {column!r}")
+            raise wrong(ConfigError, where, "bounds", f"expected columns out of {choice}, got {column!r}")
         if known[column] in pairs:
-            name = names[known[column]] if len(names) else known[column]
-            raise ConfigError(f"[{where}] expected bounds of a column once, got {name} twice, by name and by place")
+            raise wrong(ConfigError, where, "bounds", f"expected each column once, got {column!r} by name and by place")
         pairs[known[column]] = pair
     return [pairs.get(c, (None, None)) for c in range(columns)]
 
@@ -68,20 +68,15 @@ def require_inside(where: str, bounds: Pairs | None, x: np.ndarray, rows: np.nda
     if bounds is None or not bad.any():
         return
     row, column = (int(i) for i in np.argwhere(bad)[0])
-    low, high = bounds[column]
+    (low, high), value, number = bounds[column], x[row, column], row if rows is None else int(rows[row])
+    name = names[column] if len(names) else column
     wanted = (f"above {_shown(low)}" if high is None else f"below {_shown(high)}" if low is None
               else f"between {_shown(low)} and {_shown(high)}")
-    raise NumericError(
-        f"[{where}] expected values {wanted} for column {names[column] if len(names) else column}, "
-        f"got {_shown(x[row, column])} for sample {row if rows is None else rows[row]}; {int(bad.any(1).sum())} of "
-        f"{len(x)} rows lie on or outside of their bounds: widen these, or leave the rows out{_digits(bounds, x)}")
-
-
-def _digits(bounds: Pairs, x: np.ndarray) -> str:
-    """A hint for values that may lie inside before they are rounded."""
-    low, high = _ends(bounds, x.dtype)
-    at = (x == low) | (x == high)
-    return "; float32 rounds what is near, dtype float64 less" if x.dtype == np.float32 and at.any() else ""
+    near = x.dtype == np.float32 and value in [end if end is None else x.dtype.type(end) for end in (low, high)]
+    raise wrong(NumericError, where, "x",
+                f"expected values {wanted} for column {name}, got {_shown(value)} for sample {number}; "
+                f"{int(bad.any(1).sum())} of {len(x)} rows lie on or outside of their bounds: widen these, or leave "
+                f"the rows out{'; float32 rounds what is near, dtype float64 less' * near}", row=number, column=name)
 
 
 def _shown(number: Any) -> str:

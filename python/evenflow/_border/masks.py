@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border.checks import choice
-from evenflow.errors import ConfigError
+from evenflow.errors import ConfigError, wrong
 
 
 def checked(where: str, mask: Any, schemes: tuple[str, ...], couplings: int, columns: int) -> str | list[list[int]]:
@@ -23,9 +23,9 @@ def checked(where: str, mask: Any, schemes: tuple[str, ...], couplings: int, col
         with contextlib.suppress(ValueError):  # rows of several lengths
             rows = np.asarray(mask)
     if rows.dtype != bool:
-        raise TypeError(f"[{where}] expected as mask one of {', '.join(schemes)}, or bools for every coupling and "
-                        f"column, True where the column is changed, got {mask!r}")
+        raise wrong(TypeError, where, "mask", f"expected as mask one of {', '.join(schemes)}, or bools for every "
+                    f"coupling and column, True where the column is changed, got {mask!r}")
     if rows.shape != (couplings, columns):
-        raise ConfigError(f"[{where}] expected a mask of shape (couplings, columns), {(couplings, columns)}, "
-                          f"got {rows.shape}")
+        wanted = f"expected a mask of shape (couplings, columns), {(couplings, columns)}"
+        raise wrong(ConfigError, where, "mask", f"{wanted}, got {rows.shape}")
     return [[int(column) for column in np.flatnonzero(row)] for row in rows]

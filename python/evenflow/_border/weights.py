@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import arrays
-from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.errors import ConfigError, NumericError, ShapeError, wrong
 
 
 def check_weights(where: str, sample_weight: Any, n: int, first: int = 0,
@@ -23,20 +23,13 @@ def check_weights(where: str, sample_weight: Any, n: int, first: int = 0,
         return None
     weights = arrays.as_numbers(where, name, sample_weight)
     if weights.shape != (n,):
-        raise ShapeError(f"[{where}] expected {name} of shape ({n},), got {weights.shape}")
+        raise wrong(ShapeError, where, name, f"expected {name} of shape ({n},), got {weights.shape}")
     weights = np.ascontiguousarray(weights, np.float64)
-    row = first_bad(weights)
-    if row is None:
-        return weights
-    if not np.isfinite(weights[row]):
-        raise NumericError(f"[{where}] expected finite numbers in {name}, got {weights[row]} for row {first + row}")
-    raise ConfigError(f"[{where}] expected {name} >= 0, got {weights[row]:g} for row {first + row}")
-
-
-def first_bad(weights: np.ndarray) -> int | None:
-    """The first row whose weight is negative or not finite."""
-    bad = np.flatnonzero(~((weights >= 0) & (weights < np.inf)))
-    return int(bad[0]) if bad.size else None
+    for row in np.flatnonzero(~((weights >= 0) & (weights < np.inf)))[:1]:
+        kind = ConfigError if np.isfinite(weights[row]) else NumericError
+        raise wrong(kind, where, name, f"expected finite numbers >= 0 for {name}, got {weights[row]:g} in row "
+                    f"{first + row}", row=first + int(row))
+    return weights
 
 
 def mean_one(where: str, weights: np.ndarray | None, name: str = "sample_weight") -> np.ndarray | None:
@@ -45,6 +38,6 @@ def mean_one(where: str, weights: np.ndarray | None, name: str = "sample_weight"
         return None
     largest = weights.max()
     if largest == 0:
-        raise ConfigError(f"[{where}] expected a {name} > 0, got {len(weights)} zeros")
+        raise wrong(ConfigError, where, name, f"expected a {name} > 0, got {len(weights)} zeros")
     parts = weights / largest  # whose sum is in range
     return np.asarray(parts / parts.mean())

@@ -242,7 +242,8 @@ def transform(x: Tensor, tensors: list[Tensor], memory: int, label: Tensor | Non
     """inverse, if the module's call `where` is that, or forward; and the mark of the values, if it is wanted."""
     own = _memory(memory, tensors)
     batch = _float_batch(own.flow, where, x, label, context, seed)
-    target, logdet = (density.inverse if where == "inverse" else density.forward)(own.flow, where, batch)
+    take, call = ((density.take_latents, density.inverse) if where == "inverse" else (density.take, density.forward))
+    target, logdet = call(own.flow, where, take(own.flow, where, batch.x, batch.label, batch.context))
     return tensor_of(target), tensor_of(logdet), _mark(own.all, marked)
 
 
