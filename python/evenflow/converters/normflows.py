@@ -23,21 +23,15 @@ def reads(flow: Any) -> bool:
 def read(flow: Any) -> Flow:
     if type(flow).__name__ == "MultiscaleFlow":
         return _glow(flow)
-    layers = list(_flat(reversed(flow.flows)))
-    dims = flow.q0.loc.numel() if type(flow.q0).__name__ == "DiagGaussian" else 0
-    free = type(flow.q0).__name__ == "Uniform"
-    if free:
-        dims = int(flow.q0.d)
-        if (flow.q0.low, flow.q0.high) != (0, 1):
-            raise refused("a uniform base on [0, 1]", f"one on [{flow.q0.low}, {flow.q0.high}]")
-    if not dims:
-        raise refused("a DiagGaussian or Uniform base", flow.q0)
-    source = Source(dims, base="uniform" if free else "gaussian")
-    source.steps = steps_of(layers, lambda layer: _step(layer, dims, free))
+    base, kind = flow.q0, type(flow.q0).__name__
+    if kind not in ("DiagGaussian", "Uniform") or kind == "Uniform" and (base.low, base.high) != (0, 1):
+        raise refused("a DiagGaussian base, or a Uniform one on [0, 1]", base)
+    free, dims = kind == "Uniform", int(base.d if kind == "Uniform" else base.loc.numel())
+    steps = steps_of(_flat(reversed(flow.flows)), lambda layer: _step(layer, dims, free))
     if not free:
-        scale = np.exp(-flow.q0.log_scale.numpy().ravel())
-        source.steps.append(Affine(np.diag(scale), -flow.q0.loc.numpy().ravel() * scale))
-    return build(source)
+        scale = np.exp(-base.log_scale.numpy().ravel())
+        steps.append(Affine(np.diag(scale), -base.loc.numpy().ravel() * scale))
+    return build(Source(dims, "uniform" if free else "gaussian", steps))
 
 
 def _flat(layers: Any) -> Iterator[Any]:
@@ -64,21 +58,22 @@ def _step(layer: Any, dims: int, free: bool) -> list[Affine | Coupling]:
 
 def _glow(model: Any) -> Glow:
     """A `MultiscaleFlow` of `GlowBlock`, whose data in [0, 1] are levels / 256 here."""
-    levels = [[list(block.flows) for block in _glow_blocks(model, level)] for level in reversed(model.flows)]
+    kinds = [[type(layer).__name__ for layer in level] for level in model.flows]
+    if any(set(level[:-1]) != {"GlowBlock"} or level[-1] != "Squeeze" for level in kinds) or getattr(
+            model, "transform", None) is not None:
+        raise refused("levels of GlowBlock that end with Squeeze, and no transform of the data", str(kinds))
+    levels = [[list(block.flows) for block in level[-2::-1]] for level in reversed(model.flows)]
     bases = list(reversed(model.q0))
-    for base in bases:
-        if type(base).__name__ != "GlowBase":
-            raise refused("GlowBase at all levels", base)
-    shapes = {(len(level), parts[0].flows[1].param_map.net[0].out_channels) for level in levels for parts in level}
-    if len(shapes) != 1:
-        raise refused("levels of as many blocks, with nets of one width", f"blocks and widths {sorted(shapes)}")
+    if any(type(base).__name__ != "GlowBase" or base.logscale_factor != 3 for base in bases) or any(
+            base.class_cond for base in bases[:-1]):
+        raise refused("GlowBase of logscale_factor 3, with classes at the top alone", bases[0])
+    sizes = {(len(level), parts[0].flows[1].param_map.net[0].out_channels) for level in levels for parts in level}
+    if len(sizes) != 1:
+        raise refused("levels of as many blocks, with nets of one width", f"blocks and widths {sorted(sizes)}")
+    (steps, hidden), classes = sizes.pop(), bases[-1].num_classes or 0
     channels, height, width = bases[0].shape
     shape = (2 * height, 2 * width, channels // (2 if len(levels) > 1 else 4))
-    hidden = levels[0][0][0].flows[1].param_map.net[0].out_channels
-    classes = bases[-1].num_classes if bases[-1].class_cond else 0
-    if any(base.class_cond for base in bases[:-1]) or any(base.logscale_factor != 3 for base in bases):
-        raise refused("GlowBase of logscale_factor 3, with classes at the top alone", "others")
-    flow = Glow(shape, levels=len(levels), steps=len(levels[0]), hidden=hidden, permutation="plain", classes=classes,
+    flow = Glow(shape, levels=len(levels), steps=steps, hidden=hidden, permutation="plain", classes=classes,
                 dtype="float64")
     values = flow.named_parameters()
     for name, array in values.items():
@@ -106,32 +101,20 @@ def _scaled(base: Any, name: str) -> np.ndarray:
     return scaled.numpy().ravel()
 
 
-def _glow_blocks(model: Any, level: Any) -> list[Any]:
-    """Of a level, from data to latents."""
-    blocks: list[Any]
-    *blocks, squeeze = level
-    for layer in blocks:
-        if type(layer).__name__ != "GlowBlock":
-            raise refused("levels of GlowBlock", layer)
-    if type(squeeze).__name__ != "Squeeze" or getattr(model, "transform", None) is not None:
-        raise refused("levels that end with Squeeze, and no transform of the data", squeeze)
-    return blocks[::-1]
-
-
 def _glow_step(values: dict[str, np.ndarray], scope: str, parts: list[Any]) -> None:
     block, mixing, norm = parts
     coupling = block.flows[1]
-    if block.flows[0].mode != "channel" or not coupling.scale or coupling.scale_map != "sigmoid":
-        raise refused("GlowBlock with split_mode channel and scale_map sigmoid", "another one")
+    layers = list(coupling.param_map.net)
+    convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
+    others = [layer for layer in layers if not isinstance(layer, torch.nn.Conv2d)]
+    if block.flows[0].mode != "channel" or not coupling.scale or coupling.scale_map != "sigmoid" or len(
+            convolutions) != 3 or any(getattr(layer, "negative_slope", 1) != 0 for layer in others):
+        raise refused("blocks of split_mode channel and scale_map sigmoid, whose nets are three convolutions with ReLU",
+                      "GlowBlock of others")
     values[f"{scope}.actnorm.bias"][:] = -norm.t.numpy().ravel()
     values[f"{scope}.actnorm.logs"][:] = -norm.s.numpy().ravel() / 3
     matrix = values[f"{scope}.permutation.weight"]
     matrix[...] = probed(lambda x: mixing.inverse(x[:, :, None, None])[0][:, :, 0, 0], len(matrix), mixing).matrix
-    layers = list(coupling.param_map.net)
-    convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]
-    others = [layer for layer in layers if not isinstance(layer, torch.nn.Conv2d)]
-    if len(convolutions) != 3 or any(getattr(layer, "negative_slope", 1) != 0 for layer in others):
-        raise refused("nets of three convolutions with ReLU", coupling.param_map)
     for j, layer in enumerate(convolutions, 1):
         weight, bias = layer.weight.numpy().transpose(2, 3, 1, 0).copy(), layer.bias.detach().numpy().copy()  # type: ignore[union-attr]
         if j == 3:  # shifts are added here
@@ -142,15 +125,8 @@ def _glow_step(values: dict[str, np.ndarray], scope: str, parts: list[Any]) -> N
 
 
 def log_prob(flow: Any) -> Callable[..., torch.Tensor]:
-    if type(flow).__name__ == "MultiscaleFlow":
-        def levels(x: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
-            scores: torch.Tensor = flow.log_prob(x.permute(0, 3, 1, 2) / 256, label)
-            return scores - x[0].numel() * math.log(256)
+    def levels(x: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        scores: torch.Tensor = flow.log_prob(x.permute(0, 3, 1, 2) / 256, label)
+        return scores - x[0].numel() * math.log(256)
 
-        return levels
-
-    def columns(x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        scores: torch.Tensor = flow.log_prob(x) if context is None else flow.log_prob(x, context=context)
-        return scores
-
-    return columns
+    return levels if type(flow).__name__ == "MultiscaleFlow" else flow.log_prob

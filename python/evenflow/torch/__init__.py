@@ -20,7 +20,7 @@ import numpy as np
 from evenflow._border import arrays, checks
 from evenflow._border.weights import check_weights
 from evenflow.density import check_flow
-from evenflow.errors import ConfigError, DeviceError, ShapeError
+from evenflow.errors import ConfigError, DeviceError, ShapeError, wrong
 from evenflow.flow import Flow
 from evenflow.torch.operators import TRAINED, Loss, Memory, Transform, replaced, sample
 
@@ -121,8 +121,8 @@ class FlowModule(torch.nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         # The flow's tensors below would be in no state_dict any more. Of a tensor that is replaced, calls tell.
         if isinstance(self.__dict__.get("_modules", {}).get(name), _Scope):
-            raise ConfigError(f"[FlowModule] expected another name than {name} for an attribute of "
-                              f"{type(self).__name__}, since the flow's own tensors have it, got {name}")
+            raise wrong(ConfigError, "FlowModule", name, f"expected another name than {name} for an attribute of "
+                        f"{type(self).__name__}, since the flow's own tensors have it, got {name}")
         super().__setattr__(name, value)
 
     def _tensors(self) -> list[torch.Tensor]:
@@ -221,15 +221,17 @@ class FlowModule(torch.nn.Module):
         """
         rows = checks.choice("loss", "reduction", reduction, ("mean", "none")) == "none"
         if rows and sample_weight is not None:
-            raise ConfigError('[loss] expected no sample_weight with reduction="none", got one; multiply the losses')
+            raise wrong(ConfigError, "loss", "sample_weight", 'expected no sample_weight with reduction="none", got '
+                        "one; multiply the losses")
         if rows and self._head:
-            raise ConfigError('[loss] expected reduction="mean" for a model with a class head, got "none"')
+            raise wrong(ConfigError, "loss", "reduction", 'expected "mean" for a model with a class head, got "none"')
         x = self._data("loss", x)
         if sample_weight is not None and not isinstance(sample_weight, torch.Tensor):
             sample_weight = torch.from_numpy(cast(np.ndarray, check_weights("loss", sample_weight, len(x))))
         for name, tensor in (("x", x), ("sample_weight", sample_weight)):
             if torch.is_grad_enabled() and tensor is not None and tensor.requires_grad:
-                raise ConfigError(f"[loss] expected {name} without requires_grad, got one with it; use log_prob")
+                raise wrong(ConfigError, "loss", name, f"expected {name} without requires_grad, got one with it; use "
+                            "log_prob")
         noise = None if seed is None and not (self._random or x.dtype == torch.uint8) else _seed("loss", seed)
         tensors = self._tensors()
         loss: torch.Tensor
@@ -257,30 +259,31 @@ class FlowModule(torch.nn.Module):
 
     # Tensors at the border
 
-    def _check(self, where: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
-        """A tensor where the flow computes, (N, *shape) if that is said."""
+    def _check(self, where: str, name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
+        """A tensor of numbers where the flow computes, (N, *shape) if that is said."""
         if not isinstance(x, torch.Tensor):
-            raise TypeError(f"[{where}] expected a torch tensor, got {type(x).__name__}")
-        _check_dense(where, x)
+            raise wrong(TypeError, where, name, f"expected a torch tensor, got {type(x).__name__}")
+        _check_dense(where, name, x)
         if x.device != self._memory.device:
-            raise DeviceError(f"[{where}] expected a tensor on {self._memory.device}, where the flow computes, "
-                              f"got one on {x.device}")
+            raise wrong(DeviceError, where, name, f"expected a tensor on {self._memory.device}, where the flow "
+                        f"computes, got one on {x.device}")
         if shape is not None and (x.dim() != 1 + len(shape) or tuple(x.shape[1:]) != shape):
-            raise ShapeError(f"[{where}] expected {arrays.batch_shape(shape)}, got {tuple(x.shape)}")
+            raise wrong(ShapeError, where, name, f"expected {arrays.batch_shape(shape)}, got {tuple(x.shape)}")
+
+    def _floats(self, where: str, name: str, x: torch.Tensor, shape: tuple[int, ...], image: bool = False) -> None:
+        self._check(where, name, x, shape)
+        if not (x.is_floating_point() or (image and x.dtype == torch.uint8)):
+            raise wrong(TypeError, where, name, f"expected {'uint8 or ' * image}float values, got {x.dtype}")
 
     def _data(self, where: str, x: torch.Tensor) -> torch.Tensor:
         """Floats x in the flow's dtype, uint8 images as they are, channels last."""
-        shape, image = self.flow.shape, self.flow.is_image
-        self._check(where, x, (shape[2], shape[0], shape[1]) if self._first else shape)
-        if not (x.is_floating_point() or (image and x.dtype == torch.uint8)):
-            raise TypeError(f"[{where}] expected {'uint8 or ' * image}float values, got {x.dtype}")
+        shape = self.flow.shape
+        self._floats(where, "x", x, (shape[2], shape[0], shape[1]) if self._first else shape, self.flow.is_image)
         x = x.to(self._memory.dtype) if x.is_floating_point() else x
         return x.permute(0, 2, 3, 1) if self._first else x
 
     def _latents(self, where: str, z: torch.Tensor) -> torch.Tensor:
-        self._check(where, z, (self.flow.dims,))
-        if not z.is_floating_point():
-            raise TypeError(f"[{where}] expected float values, got {z.dtype}")
+        self._floats(where, "z", z, (self.flow.dims,))
         return z
 
     def _given(self, where: str, label: Any, context: torch.Tensor | None,
@@ -290,29 +293,31 @@ class FlowModule(torch.nn.Module):
             if not isinstance(label, torch.Tensor):
                 compiling = torch.compiler.is_compiling()
                 label = torch.as_tensor(label if compiling else arrays.as_numbers(where, "the labels", label))
-            _check_dense(where, label)
+            _check_dense(where, "label", label)
             if label.is_meta or label.dtype in (torch.bool, torch.bfloat16):
-                raise TypeError(f"[{where}] expected whole numbers as labels, got {label.dtype} on {label.device}")
+                raise wrong(TypeError, where, "label", f"expected whole numbers as labels, got {label.dtype} on "
+                                                       f"{label.device}")
         size = self.flow.context
         if context is None or not size:
             return label, context
-        self._check(f"{where}, context", context)
+        self._check(f"{where}, context", "context", context)
         if context.is_complex() or context.dtype == torch.bool:
-            raise TypeError(f"[{where}, context] expected numbers, got {context.dtype}")
+            raise wrong(TypeError, f"{where}, context", "context", f"expected numbers, got {context.dtype}")
         if size == 1 and tuple(context.shape) == (n,):
             context = context[:, None]
         if tuple(context.shape) not in ((size,), (n, size)):
-            raise ShapeError(f"[{where}, context] expected ({n}, {size}), or ({size},) for all samples, "
-                             f"got {tuple(context.shape)}")
+            raise wrong(ShapeError, f"{where}, context", "context", f"expected ({n}, {size}), or ({size},) for all "
+                        f"samples, got {tuple(context.shape)}")
         return label, context.to(self._memory.dtype).expand(n, size)
 
     def _output(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 3, 1, 2) if self._first else x
 
 
-def _check_dense(where: str, x: torch.Tensor) -> None:
+def _check_dense(where: str, name: str, x: torch.Tensor) -> None:
     if x.layout != torch.strided or x.is_nested:
-        raise TypeError(f"[{where}] expected a dense tensor, got a {'nested' if x.is_nested else x.layout} one")
+        got = "nested" if x.is_nested else x.layout
+        raise wrong(TypeError, where, name, f"expected a dense tensor, got a {got} one")
 
 
 def _by_value(module: FlowModule) -> tuple[Any, ...]:
