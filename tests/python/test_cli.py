@@ -1,6 +1,5 @@
 """The command line: what it trains, prints and returns; what it says of wrong input."""
 
-import gzip
 import json
 import os
 import shlex
@@ -85,22 +84,6 @@ def test_sample_info_verify(run, tmp_path, capsys):
     assert result["round_trip_z"] == flow.verify(digits.test, seed=3).round_trip_z
 
 
-def test_matmul_precision(run, tmp_path, capsys):
-    """An option of each command, for that command alone; a run's config file repeats it."""
-    try:
-        for options, wanted in (["--matmul-precision", "high"], "high"), ([], "highest"):
-            assert answer(capsys, "info", run, *options)["matmul_precision"] == wanted
-        one, two = tmp_path / "one", tmp_path / "two"
-        assert main(["train", "digits", *SMALL, "--steps", "1", "--matmul-precision", "high",
-                     "--out", str(one)]) == 0
-        assert main(["train", "--config", str(one / "config.toml"), "--out", str(two), "--quiet"]) == 0
-        for folder in (run, one, two):
-            start = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
-            assert start["matmul_precision"] == ("highest" if folder is run else "high")
-    finally:
-        ef.set_matmul_precision("highest")
-
-
 def test_table(csv, tmp_path, capsys):
     out = str(tmp_path / "run")
     # The largest seed: the validation data are split by the next one.
@@ -181,26 +164,6 @@ def test_verdict(tmp_path, monkeypatch, capsys, data, options, code, words):
     assert "; uniform noise has " in captured.out or "; a Gaussian for each column has " in captured.out
 
 
-def test_pictures_that_can_not_be_drawn(tmp_path, capsys, monkeypatch, images):
-    """Each is a plain sentence, said once, and ends no training."""
-    out, base = tmp_path / "run", ["train", "digits", *SMALL, "--epochs", "2", "--sample-every", "1"]
-    assert main([*base, "--temperature", "1e38", "--out", str(out)]) == 0
-    assert capsys.readouterr().err.count("samples.png was not drawn: samples at temperature 1e+38 are not finite") == 1
-    assert main(["sample", str(out), "--temperature", "1e38", "--out", str(tmp_path / "s.npy")]) == 1
-    assert not (tmp_path / "s.npy").exists()
-    np.save(tmp_path / "x.npy", images[0][..., [0, 1, 0, 1, 0]])
-    assert main(["train", str(tmp_path / "x.npy"), *base[2:], "--out", str(out), "--force"]) == 0
-    assert "a picture has 1 to 4 channels, and these images have 5\n" in capsys.readouterr().err
-    assert not (out / "samples").exists()
-    for module in ("matplotlib.figure", "PIL.Image"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert main([*base, "--out", str(out), "--force"]) == 0
-    err = capsys.readouterr().err
-    for name, module in (("samples.png", "Pillow"), ("curve.png", "matplotlib")):
-        assert err.count(f'{name} was not drawn: {module} is not installed (pip install "evenflow[cli]")\n') == 1
-    assert not list(out.glob("**/*.png"))
-
-
 # Wrong input: one line in the command line's words, exit code 2, and nothing is left behind
 
 @pytest.mark.parametrize("arguments, word", [
@@ -209,52 +172,29 @@ def test_pictures_that_can_not_be_drawn(tmp_path, capsys, monkeypatch, images):
     (["train", "digits", "--model", "realnvp", "--depth", "3"], "realnvp has no option --depth\n"),
     (["train", "CSV", "--label", "kind", "--conditional"], "couplingflow has no option --conditional\n"),
     (["train", "digits", "--coupling", "spline"], "affine"),
-    (["train", "digits", "--lr", "-1"], "--lr"),
-    (["train", "digits", "--batch-size", "0"], "--batch-size"),
-    (["train", "digits", "--depth", "0"], "--depth"),
     (["train", "digits", "--steps", "-3"], "--steps"),
-    (["train", "digits", "--size", "16"], "size, crop, channels and background are for folders of pictures"),
-    (["train", "digits", "--out", ""], "a folder, got an empty name"),
-    (["train", "digits", "--levels", "4"], "8"),
     (["train", "digits", "--hidden", "8", "8"], "one number"),
-    (["train", "digits", "--valid", "1"], "fraction"),
     (["train", "digits", "--preset", "glow-cifar"], "did you mean glow-cifar10?"),
     (["train", "CSV", "--columns", "a", "b", "--valid", "0"], "no test part"),
     (["train", "CSV"], "column 'kind'"),
     (["train", "CSV", "--columns", "a", "b", "--sample-every", "2"], "--sample-every draws images"),
-    (["train", "CSV", "--columns", "a", "c"], "the columns are a, b, kind"),
-    (["train", "CSV", "--label", "kind", "--model", "glow"], "glow"),
-    (["train", "digits", "--device", "tpu"], "tpu"),
     (["eval", "nowhere"], "nowhere"),
     (["resume", "nowhere"], "nowhere"),
     (["resume", "RUN", "--epochs", "-3"], "expected --epochs >= 0, got -3"),
-    (["train", "digits", "--force", "--out", "RUN", "--epochs", "-3"], "expected --epochs >= 0, got -3"),
     (["train", "digits", *SMALL, "--steps", "1", "--out", "RUN"], "already has a run"),
     (["train", "digits", *SMALL, "--steps", "1", "--out", "file/run"], "file/run"),
-    (["resume", ""], "a folder, got an empty name"),
-    (["info", "CSV"], "t.csv"),
     (["info", "no\nfile"], "no\\nfile"),
     (["sample", "RUN", "--label", "3"], "the model has no classes"),
-    (["sample", "RUN", "--out", "s.gif"], ".png or .npy"),
     (["train", "mixed.csv"], "mixed.csv, row 1, column 'b': 'x' is not a number"),
-    (["train", "ragged.csv"], "ragged.csv, row 1, column 'b': missing value"),
-    (["train", "cut.csv.gz"], "cut.csv.gz: this CSV file can't be read"),
-    (["train", "nothing"], "nothing: there are no pictures"),
     (["train", "file"], "the name must end in"),
     (["sample", "RUN", "--out", "file/s.png"], "expected to write file/s.png"),
-    (["sample", "RUN", "--out", "file/s"], "expected to write file/s"),
-    (["score", "RUN", "--out", "file/s.csv"], "expected to write file/s.csv"),
-    (["encode", "RUN", "--out", "file/z.npz"], "expected to write file/z.npz"),
     (["resume", "damaged"], "expected a run in damaged"),
 ])
 def test_bad_input(arguments, word, csv, run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, text in (("mixed", "a,b\n1,2\n3,x\n"), ("ragged", "a,b\n1,2\n3\n")):
-        Path(f"{name}.csv").write_text(text)
-    Path("cut.csv.gz").write_bytes(gzip.compress(Path("mixed.csv").read_bytes())[:-9])
+    Path("mixed.csv").write_text("a,b\n1,2\n3,x\n")
     Path("file").touch()
-    for name in ("nothing", "damaged"):
-        Path(name).mkdir()
+    Path("damaged").mkdir()
     Path("damaged/log.jsonl").write_text("[" * 100000)
     before = sorted(tmp_path.rglob("*"))
     assert main([{"CSV": str(csv), "RUN": str(run)}.get(a, a) for a in arguments]) == 2
@@ -304,7 +244,7 @@ def test_output_that_can_not_be_written(run, shell, code, word):
     assert process.stderr.startswith(word) and process.stderr.count("\n") == (word != "")
 
 
-@pytest.mark.parametrize("shell", ["2> /dev/full", "2>&-", "2>&1 > out.txt | head -n 0; exit ${PIPESTATUS[0]}"])
+@pytest.mark.parametrize("shell", ["2> /dev/full"])
 def test_progress_that_can_not_be_written(tmp_path, shell):
     """Ends no training."""
     command = [sys.executable, "-m", "evenflow", "train", "digits", *SMALL[:-1], "--epochs", "40", "--out", "run"]

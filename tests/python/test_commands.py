@@ -1,7 +1,6 @@
 """Commands on a trained model, and the functions behind them."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ import pytest
 import evenflow as ef
 from evenflow import latent
 from evenflow.cli import main
-from evenflow.runs.export import write_data
-from evenflow._border.files import write_rows
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
 from evenflow.score import p_values
 
@@ -106,15 +103,6 @@ def test_sample_in_pieces_files_and_larger(runs, tmp_path, capsys, monkeypatch):
     assert np.load(tmp_path / "large.npy").shape == (4, 16, 16, 1)
 
 
-@pytest.mark.parametrize("name", ["p.png", "pictures"])
-def test_pictures_that_can_not_be_are_found_out_before_the_work(tmp_path, monkeypatch, name):
-    for channels, pillow, error in ((5, sys, ef.ShapeError), (3, None, ef.MissingExtra)):
-        monkeypatch.setitem(sys.modules, "PIL.Image", pillow)
-        with pytest.raises(error), write_data("sample", ef.NICE((2, 2, channels)), str(tmp_path / name)):
-            pytest.fail("work was done")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_enlarged_has_the_same_parameters(runs):
     flow = model(runs, "glow")
     large = latent.enlarged(flow, 2)
@@ -184,22 +172,6 @@ def test_reconstruct_keeps_the_coarse_levels(runs):
         latent.reconstruct(flow, x, keep=3)
 
 
-@pytest.mark.parametrize("command, options, shape", [
-    ("reconstruct", [], (2, 10, 2)), ("interpolate", [], (4, 9, 2)),
-    ("edit", ["DATA", "--positive", "p", "--strengths", "0", "1"], (8, 2, 2))])
-def test_lines_of_a_table(runs, tmp_path, capsys, monkeypatch, command, options, shape):
-    """Go into an array: by default, and by the error that names the endings there are."""
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", str(runs / "t.csv"), "--label", "kind", "--hidden", "8", "--couplings", "2", "--steps", "2",
-                 "--quiet", "--out", "run"]) == 0
-    arguments = [command, "run", *[str(runs / "t.csv") if option == "DATA" else option for option in options]]
-    assert result(capsys, *arguments)["out"] == f"{command}.npy"
-    assert np.load(f"{command}.npy").shape == shape
-    for name in ("x.csv", "x.png", "x"):
-        assert main([*arguments, "--out", name]) == 2
-        assert f"expected a name ending in .npy, for lines of rows of a table, got {name}" in capsys.readouterr().err
-
-
 def test_interpolate(runs, tmp_path, capsys):
     flow, x = model(runs, "glow"), DIGITS.test[:4]
     result(capsys, "interpolate", runs / "glow", "--rows", 0, 1, 2, 3, "--steps", 5, "--out",
@@ -247,27 +219,13 @@ def test_edit(runs, tmp_path, capsys):
     np.testing.assert_allclose(latent.project(flow, DIGITS.train[:9], direction), shares, atol=1e-6)
     assert np.abs(latent.project(flow, edited[:, 1], direction)
                   - latent.project(flow, x, direction) - 0.5).max() < 1e-4
-    with pytest.raises(ef.ConfigError, match=r"\[project\] expected a direction other than zero"):
-        latent.project(flow, x, np.zeros(64))
-    with pytest.raises(ef.ShapeError, match=r"\[project\] expected direction as \(64,\)"):
-        latent.project(flow, x, direction[1:])
-    with pytest.raises(ef.NumericError, match="got 1e"):
-        latent.edit(flow, DIGITS.test[:1], direction, [0, 1e30])
-    for bad in (np.ma.masked_less(direction, 0), ["1.5"] * 64, [[1.0], [1.0, 2.0]], direction * 1j, None):
-        for arguments in ((bad, [1.0]), (direction, bad)):
-            with pytest.raises(TypeError, match=r"\[edit\] expected .* got"):
-                latent.edit(flow, DIGITS.test[:1], *arguments)
-    with pytest.raises(ef.ShapeError, match=r"\[edit\] expected direction as \(64,\), got \(63,\)"):
-        latent.edit(flow, DIGITS.test[:1], direction[1:], [1.0])
-
-
-def test_conditional_edits(runs, tmp_path, capsys):
-    result(capsys, "edit", runs / "classes", "--positive", 0, "--n", 2, "--strengths", 0, "--out",
-           tmp_path / "e.npy")
-    rows = np.flatnonzero(DIGITS.test_labels != 0)[:2]
-    assert np.abs(np.load(tmp_path / "e.npy")[:, 0] - DIGITS.test[rows] // 16 - 0.5).max() < 1e-3
-    assert main(["interpolate", str(runs / "classes"), "--rows", "0", "1", "--out", str(tmp_path / "i.png")]) == 2
-    assert "one class" in capsys.readouterr().err
+    for error, call in ((ef.ConfigError, lambda: latent.project(flow, x, np.zeros(64))),
+                        (ef.ShapeError, lambda: latent.project(flow, x, direction[1:])),
+                        (ef.ShapeError, lambda: latent.edit(flow, DIGITS.test[:1], direction, np.inf)),
+                        (ef.NumericError, lambda: latent.edit(flow, DIGITS.test[:1], direction, [0, 1e30])),
+                        (TypeError, lambda: latent.edit(flow, DIGITS.test[:1], None, [1.0]))):
+        with pytest.raises(error):
+            call()
 
 
 # inpaint
@@ -350,10 +308,6 @@ def test_p_values():
         p_values([0.0, np.nan], reference)
     with pytest.raises(ef.ShapeError, match="reference"):
         p_values([0.0], [])
-    for bad in (np.ma.masked_less(reference, 5), ["1.5"], [[1.0], [1.0, 2.0]], [1j], None, [True]):
-        for arguments in ((bad, reference), (reference, bad)):
-            with pytest.raises(TypeError, match=r"\[p_values\] expected .* got"):
-                p_values(*arguments)
 
 
 def test_score_with_reference(runs, tmp_path, capsys):
@@ -377,30 +331,18 @@ def test_score_with_reference(runs, tmp_path, capsys):
     (["encode", "glow", "--out", "z.txt"], ".npy, .npz or .csv"),
     (["encode", "glow", "nowhere.npy"], "nowhere.npy"),
     (["encode", "glow", "t.csv", "--columns", "a", "c"], "the columns are a, b, kind"),
-    (["encode", "glow", "--columns", "a"], "CSV"),
     (["decode", "glow", "wide.npy"], "(N, 64)"),
     (["decode", "glow", "x.npz"], "an array z"),
     (["sample", "glow", "--n", "0"], "--n >= 1"),
     (["sample", "glow", "--out", "full"], "empty folder"),
-    (["sample", "glow", "--out", ""], "the name of a new folder"),
-    (["sample", "glow", "--out", "new/.."], "the name of a new folder"),
     (["sample", "nice", "--enlarge", "2"], "convolutional"),
     (["sample", "table", "--out", "s.png"], "for a table"),
     (["reconstruct", "glow", "--keep", "3"], "1 ... 2"),
-    (["reconstruct", "glow", "--rows", "297"], "0 ... 296"),
     (["reconstruct", "glow", "--n", "0"], "--n 0 asks for no samples"),
-    (["reconstruct", "glow", "--out", "r.csv"], ".png or .npy"),
-    (["interpolate", "glow", "--rows", "0", "1", "2"], "even number"),
     (["interpolate", "glow", "--steps", "1"], "--steps >= 2"),
-    (["interpolate", "glow", "--manifold", "--rows", "1", "2"], "four"),
     (["edit", "glow", "--positive", "ten"], "out of 0, 1"),
-    (["edit", "glow", "wide.npy", "--positive", "1"], "labels"),
-    (["edit", "glow", "--positive", *"0123456789"], "with and without"),
     (["inpaint", "table"], "no pixels"),
-    (["inpaint", "glow", "--steps", "0"], "--steps >= 1"),
     (["score", "table", "bad.csv", "--columns", "a"], "row 1, column 'a'"),
-    (["score", "table", "--reference"], "name DATA to score"),
-    (["score", "table", "t.csv", "--out", "s.parquet"], ".npy or .csv"),
 ])
 def test_bad_input(runs, tmp_path, capsys, monkeypatch, arguments, word):
     monkeypatch.chdir(tmp_path)
@@ -427,28 +369,3 @@ def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypa
                  str(tmp_path / "s.npy")]) == 2
     assert "row 777, column 1: missing value" in capsys.readouterr().err
     assert (tmp_path / "s.npy").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
-
-
-def test_interrupt_is_130_and_leaves_nothing(runs, tmp_path, monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-    monkeypatch.setattr("evenflow.flow.Flow.log_prob_and_grad", interrupted)
-    assert main(["inpaint", str(runs / "glow"), "--out", str(tmp_path / "i.png")]) == 130
-    assert "interrupted" in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-
-def test_write_rows(tmp_path):
-    blocks = [np.random.default_rng(i).standard_normal((n, 3)).astype("f4") for i, n in enumerate((4, 1, 9))]
-    for name in ("x.npy", "x.csv"):
-        with write_rows("test", tmp_path / name, ["a", "b", "c"]) as writer:
-            for block in blocks:
-                writer.write(block)
-    whole = np.concatenate(blocks)
-    assert np.array_equal(np.load(tmp_path / "x.npy"), whole)
-    assert np.array_equal(ef.data.load(tmp_path / "x.csv").train.astype("f4"), whole)
-    with pytest.raises(ef.ShapeError, match="use .npy"):
-        with write_rows("test", tmp_path / "y.csv") as writer:
-            writer.write(np.zeros((2, 3, 4)))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv", "x.npy"]
-
-

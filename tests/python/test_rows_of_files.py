@@ -56,27 +56,3 @@ def test_a_label(tmp_path, pieces, pictures, capsys, command):
     out = [] if command == "eval" else ["--out", str(tmp_path / "out.npy")]
     assert main([command, str(tmp_path / "model"), str(tmp_path / "data.npz"), *out]) == 2
     assert "label in 0 ... 2, got 3 in row 33" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["score", "encode"])
-def test_a_latent_that_is_not_finite(tmp_path, pieces, capsys, command):
-    """Which the core finds, in rows that it gets by blocks of a piece."""
-    rng = np.random.default_rng(0)
-    x = 0.01 * rng.standard_normal((300, 2))
-    flow = ef.CouplingFlow(2, couplings=2, hidden=(4,))
-    flow.init(x)
-    flow.save(tmp_path / "model")
-    x[211] = 3e38
-    np.save(tmp_path / "x.npy", x)
-    assert main([command, str(tmp_path / "model"), str(tmp_path / "x.npy"), "--out", str(tmp_path / "out.npy")]) == 1
-    assert "sample 211" in capsys.readouterr().err
-
-
-def test_calls_of_python_name_rows_from_first(given_numbers):
-    model, x, context = given_numbers
-    flow = ef.load(model)
-    for call in (flow.log_prob, flow.log_prob_and_grad):
-        with pytest.raises(ef.NumericError, match=r"\] .* for context, .* in row 1277, column 1"):
-            call(x, first=1000, context=context)
-        with pytest.raises(ef.NumericError, match="in row 0, column 1"):  # one for all is no row
-            call(x, first=1000, context=context[277])

@@ -38,15 +38,6 @@ def table_file(tmp_path):
 
 # Length, settings, data
 
-def test_a_run_from_before_backgrounds_were_left_out(tmp_path, table_file):
-    """Its log has the colour behind transparent pixels of any data."""
-    out = tmp_path / "run"
-    assert main(["train", table_file, "--couplings", "2", "--quiet", "--steps", "2", "--out", str(out)]) == 0
-    log = (out / "log.jsonl").read_text()
-    assert '"background": null' in log
-    (out / "log.jsonl").write_text(log.replace('"background": null', '"background": "white"', 1))
-    assert main(["eval", str(out)]) == 0 and main(["resume", str(out), "--steps", "4", "--quiet"]) == 0
-
 
 def test_resume_with_other_settings_is_refused(tmp_path, table_file, capsys):
     """`train --resume` goes on with a run as it is: what it would leave out is an error."""
@@ -84,15 +75,6 @@ def test_the_same_length_again_leaves_patience(tmp_path, table_file):
         assert records(part)[-1]["epochs"] == stopped and model_bytes(part) == model_bytes(whole)
 
 
-def test_a_run_named_like_its_data(tmp_path, monkeypatch):
-    """The run's folder is not read as the data set."""
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "two-moons", "--steps", "1", "--quiet", "--out", "two-moons"]) == 0
-    assert main(["eval", "two-moons"]) == 0
-    assert main(["resume", "two-moons", "--steps", "2", "--quiet"]) == 0
-    assert main(["train", "two-moons", "--out", "two-moons", "--resume", "--steps", "3", "--quiet"]) == 0
-
-
 @pytest.mark.parametrize("parts", ["one", "two"])
 def test_data_that_have_changed(tmp_path, capsys, parts):
     """Split anew, rows that the model has seen would be in the test part; a test part may change by itself."""
@@ -116,28 +98,6 @@ def test_data_that_have_changed(tmp_path, capsys, parts):
     write(x, test)
     for command in commands:
         assert main(command) == 0
-
-
-def test_other_pictures_as_the_run_has_them(tmp_path, capsys):
-    image = pytest.importorskip("PIL.Image")
-    rng = np.random.default_rng(0)
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        for i in range(20):
-            pixels = rng.integers(0, 256, (24, 24), dtype=np.uint8)
-            image.fromarray(pixels).save(tmp_path / folder / f"{i:02}.png")
-    a, b, out = str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run")
-    crop = ["--crop", "16", "--size", "8"]
-    assert main(["train", a, *crop, "--out", str(tmp_path / "a" / "run")]) == 2
-    assert "is in the folder of pictures to train on" in capsys.readouterr().err
-    assert main(["train", a, *crop, "--levels", "1", "--depth", "1", "--hidden", "4", "--steps", "2", "--quiet",
-                 "--out", out]) == 0
-    capsys.readouterr()
-    flow = ef.load(tmp_path / "run" / "model.safetensors")
-    wanted = flow.bits_per_dim(ef.data.load(b, crop=16, size=8).train).mean()
-    for options in ([], ["--size", "8"]):
-        assert main(["eval", out, b, "--json", *options]) == 0
-        assert json.loads(capsys.readouterr().out)["bits_per_dim"] == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [
@@ -175,16 +135,10 @@ def test_config_and_options(tmp_path, capsys):
 
 @pytest.mark.parametrize("text, word", [
     ("batchsize = 3", "there is no option batchsize; did you mean batch_size?"),
-    ("learning-rate = 0.1", "did you mean lr?"),
-    ("[training]\nlr = 0.1", "there is no option training"),
     ("steps = 'many'", "steps: invalid int value: 'many'"),
-    ("steps = 1.5", "steps: invalid int value: '1.5'"),
     ("lr = true", "lr: invalid float value: 'true'"),
     ("flip = 1", "flip is true or false, not 1"),
-    ("hidden = ['a']", "hidden: invalid int value: 'a'"),
     ("model = 'flow'", "model: invalid choice: 'flow' (choose from"),
-    ("optimizer = 'adagrad'", "'adagrad'"),
-    ("log_every = -1", "--log-every >= 0"),
     ("lr 0.1", "is no TOML file"),
     pytest.param("seed = 1" + "0" * 400, "seed", id="long"),
     pytest.param("hidden = " + "[" * 100000, "is no TOML file", id="nested"),
@@ -276,14 +230,6 @@ def main_on_a_full_disk(arguments, size=1 << 16):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk(tmp_path, capsys):
-    out, wide = tmp_path / "run", ["train", "digits", *SMALL, "--hidden", "64", "--steps", "20"]
-    assert main_on_a_full_disk([*wide, "--out", str(out)]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("evenflow: error: [") and err.count("\n") == 1 and "model" in err
-    assert not out.exists()
-
-
 def test_disk_that_fills_up(tmp_path, capsys):
     """The checkpoint of before stays, and the run goes on from it."""
     out, whole = tmp_path / "run", tmp_path / "whole"
@@ -312,25 +258,6 @@ def test_names_that_are_no_text(tmp_path, table_file, capfd):
     ef.load(os.path.join(out, "model.safetensors")).save(os.path.join(out, "copy"))
     with pytest.raises(ef.IoError, match="xff"):
         ef.load(os.path.join(out, "nowhere"))
-
-
-@pytest.mark.parametrize("moment", ["evenflow.training.loop.Trainer._init", "evenflow.checkpoint.save",
-                                    "evenflow.runs.evaluate"])
-def test_terminated_outside_the_loop(tmp_path, capsys, monkeypatch, moment):
-    """While a model is initialised, while the first files are written, while the test data are looked at."""
-    def terminate(*_):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    out, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
-    base = ["train", "digits", *SMALL, "--steps", "5", "--out", str(out)]
-    with monkeypatch.context() as patch:
-        patch.setattr(moment, terminate)
-        assert main(base) == 130
-    assert signal.getsignal(signal.SIGTERM) is before and capsys.readouterr().err.count("\n") <= 2
-    assert out.exists() == (moment == "evenflow.runs.evaluate")
-    assert main([*base, "--resume"]) == 0
-    assert {p.name for p in out.iterdir() if p.name.startswith(".")} == set()
-    assert records(out)[-1]["event"] == "end"
 
 
 def test_force_keeps_the_old_run_until_the_new_one_stands(tmp_path):
@@ -385,21 +312,6 @@ def test_outputs(tmp_path):
     assert min((r for r in log if r["event"] == "epoch"), key=lambda r: r["valid_loss"])["epoch"] == 4
     assert pictures[1].read_bytes() == (two / "samples.png").read_bytes() != pictures[0].read_bytes()
     assert (two / "curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_early_stopping_keeps_the_best(tmp_path, table_file):
-    out = tmp_path / "run"
-    assert main(["train", table_file, "--couplings", "4", "--law", "affine", "--lr", "0.1", "--average", "0", "--epochs", "200",
-                 "--patience", "3", "--out", str(out), "--quiet"]) == 0
-    losses = [r["valid_loss"] for r in records(out) if r["event"] == "epoch"]
-    best = int(np.argmin(losses))
-    assert len(losses) == best + 4 < 200
-    _, part = Run(str(out)).plan().load()
-    assert -ef.load(out / "model.safetensors").log_prob(part.test).mean() == losses[best]
-    # At its end, unless it gets another length: then patience begins anew.
-    for options, epochs in ([], best + 4), (["--epochs", str(best + 5)], best + 5):
-        assert main(["resume", str(out), *options, "--quiet"]) == 0
-        assert records(out)[-1]["epochs"] == epochs
 
 
 def wait_for_epochs(process, out):
