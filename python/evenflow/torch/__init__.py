@@ -292,7 +292,7 @@ class FlowModule(torch.nn.Module):
         if label is not None:
             if not isinstance(label, torch.Tensor):
                 compiling = torch.compiler.is_compiling()
-                label = torch.as_tensor(label if compiling else arrays.as_numbers(where, "the labels", label))
+                label = torch.as_tensor(label if compiling else arrays.as_numbers(where, "label", label))
             _check_dense(where, "label", label)
             if label.is_meta or label.dtype in (torch.bool, torch.bfloat16):
                 raise wrong(TypeError, where, "label", f"expected whole numbers as labels, got {label.dtype} on "

@@ -71,10 +71,9 @@ class Memory:
         self._values = core.values if flow.device == "cpu" else core.device_values
         groups = _groups(flow)
         self.places = groups if flat else flow.entries()
-        self.all = tensor_of(self._values)
-        self.trained = self.all[:len(flow.params)]
+        self.size = len(flow.params)
         start, length = next((place[3:] for place in groups if place[0] == "stats"), (0, 0))
-        self.statistics = self.all[start:start + length]
+        self.statistics = self.values()[start:start + length]
         self.moments = [(i, shape, slice(offset - start, offset - start + size))
                         for i, (_, shape, group, offset, size) in enumerate(self.places) if group == "stats"]
         """Number of a place, its shape, and where its numbers are in `statistics`."""
@@ -92,6 +91,10 @@ class Memory:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Memory, (self.flow, self.flat)
+
+    def values(self) -> Tensor:
+        """All, as the flow's last work leaves them: on the GPU a new tensor is ordered after it."""
+        return tensor_of(self._values)
 
     def views(self) -> list[Tensor]:
         """A tensor of each place, in the flow's memory."""
@@ -166,13 +169,13 @@ def _wait(flow: Flow) -> None:
         torch.cuda.current_stream().synchronize()
 
 
-def _mark(values: Tensor, wanted: bool = True) -> Tensor:
-    """Another number for other values, whoever wrote them."""
-    return values.view(torch.int64).sum() if wanted else values.new_empty((), dtype=torch.int64)
+def _mark(memory: Memory, size: int | None = None) -> Tensor:
+    """Another number for other values, of the first `size`, whoever wrote them."""
+    return memory.values()[:size].view(torch.int64).sum()
 
 
-def _check_mark(values: Tensor, mark: Tensor) -> None:
-    if _mark(values) != mark:
+def _check_mark(memory: Memory, mark: Tensor, size: int | None = None) -> None:
+    if _mark(memory, size) != mark:
         raise ConfigError("[FlowModule] expected the parameters and statistics of the forward pass in backward, got "
                           "others: a step of an optimiser, flow.params, train_step, fit or a loss of batch norm "
                           "changed them in between")
@@ -223,7 +226,7 @@ def _operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., 
 
 def _fake_grads(memory: Memory, like: Tensor, n: Any) -> tuple[Tensor, Tensor]:
     context = memory.flow.context
-    return like.new_empty(len(memory.trained), dtype=memory.dtype), like.new_empty(
+    return like.new_empty(memory.size, dtype=memory.dtype), like.new_empty(
         (n, context) if context else (0,), dtype=memory.dtype)
 
 
@@ -244,7 +247,7 @@ def transform(x: Tensor, tensors: list[Tensor], memory: int, label: Tensor | Non
     batch = _float_batch(own.flow, where, x, label, context, seed)
     take, call = ((density.take_latents, density.inverse) if where == "inverse" else (density.take, density.forward))
     target, logdet = call(own.flow, where, take(own.flow, where, batch.x, batch.label, batch.context))
-    return tensor_of(target), tensor_of(logdet), _mark(own.all, marked)
+    return tensor_of(target), tensor_of(logdet), _mark(own, None if marked else 0)
 
 
 def _fake_vjp(source: Tensor, target: Tensor, dtarget: Tensor, dlogdet: Tensor, mark: Tensor, memory: int,
@@ -259,7 +262,7 @@ def transform_vjp(source: Tensor, target: Tensor, dtarget: Tensor, dlogdet: Tens
                   label: Tensor | None, context: Tensor | None, seed: Tensor | None, inverse: bool) -> Any:
     """Gradients by the source, the trained values (flat) and the context."""
     own = _memory(memory)
-    _check_mark(own.all, mark)
+    _check_mark(own, mark)
     if not (torch.isfinite(dtarget).all() and torch.isfinite(dlogdet).all()):
         # As any operator of torch passes them on, to a GradScaler, say.
         return tuple(torch.full_like(part, math.nan, device=target.device) for part in _fake_vjp(
@@ -298,7 +301,7 @@ def _loss(memory: Memory, batch: Batch, seed: Tensor | None, weights: Tensor | N
     statistics = live.clone()
     live.copy_(before)
     losses = torch.as_tensor(mean if nll is None else nll, dtype=torch.float64, device=memory.device)
-    return losses, statistics, _mark(memory.trained, rows), grads, dcontext
+    return losses, statistics, _mark(memory, memory.size if rows else 0), grads, dcontext
 
 
 def _fake_losses_vjp(dlosses: Tensor, grads: Tensor, dcontext: Tensor, *_: Any) -> Any:
@@ -315,7 +318,7 @@ def losses_vjp(dlosses: Tensor, grads: Tensor, dcontext: Tensor, mark: Tensor, x
     if alike or not torch.isfinite(dlosses).all():
         scale = (n * dlosses[0] if alike else math.nan * dlosses[0]).to(grads.dtype)
         return grads * scale, dcontext * scale
-    _check_mark(own.trained, mark)
+    _check_mark(own, mark, own.size)
     if bool((dlosses < 0).any()):
         raise ConfigError("[loss] expected weights >= 0 on the losses of rows, or equal ones, got "
                           f"{float(dlosses.min()):g}; use log_prob, which takes any")
