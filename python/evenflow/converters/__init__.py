@@ -75,12 +75,11 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
     kinds = [str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()]
     own = "float64" if kinds and kinds[0] == "float64" else "float32"
     dtype = choice("convert", "dtype", own if dtype is None else dtype, ("float32", "float64"))
-    with torch.no_grad(), torch.device("cpu"):
+    with torch.no_grad(), torch.device("cpu"), reading(module):
         exact = _copied(module).cpu().double().train().eval()  # train: nflows' layers drop what they have cached
         for reader in (nflows, normflows, freia):
             if reader.reads(exact):
-                with reading(exact):
-                    flow = reader.read(exact)
+                flow = reader.read(exact)
                 check_same(flow, reader.log_prob(exact))
                 return in_dtype(flow, dtype)
     raise refused("a flow of nflows, glasflow, sbi, normflows or FrEIA",
