@@ -122,22 +122,6 @@ def test_settings_that_are_none(error, pairs):
             make(2, bounds=pairs)
 
 
-def test_latent_tools_and_torch(flow):
-    from evenflow import latent
-    x = rows(40, 6)
-    line = latent.interpolate(flow, x[:1], x[1:2], steps=7)
-    line = np.asarray(line).reshape(-1, 4)
-    assert not bounds.outside(flow.config["bounds"], line).any()
-    torch = pytest.importorskip("torch")
-    from evenflow.torch import FlowModule
-    module = FlowModule(copy.deepcopy(flow))
-    at = torch.from_numpy(x).requires_grad_()
-    module.log_prob(at).sum().backward()
-    assert np.allclose(at.grad.numpy(), flow.log_prob_and_grad(x)[1], rtol=1e-12)
-    with pytest.raises(ef.NumericError, match="between 0 and 1 for column 1"):
-        module.log_prob(torch.from_numpy(np.array([[1.0, 2.0, 0.0, 0.0]])))
-
-
 # scikit-learn
 
 @pytest.fixture(scope="module")
@@ -213,20 +197,6 @@ def test_command_line(table, tmp_path, capsys):
     assert "bounds=[[0.0, None], [0.0, 1.0], [None, None], [-150.0, 5.0]]" in capsys.readouterr().out
     for command in ("eval", "verify"):
         assert main([command, str(run), str(table)]) == 0
-
-
-@pytest.mark.parametrize("option", ["--label", "--context", "--weight"])
-def test_command_line_without_names_behind_a_column_of_another_use(tmp_path, option):
-    table, run, again = tmp_path / "x.csv", tmp_path / "run", tmp_path / "again"
-    first = np.random.default_rng(0).integers(1, 4, 300)
-    np.savetxt(table, np.column_stack([first, rows(300)[:, :3]]), delimiter=",", fmt="%.17g")
-    command = ["train", str(table), option, "0", "--bounds", "2", "0", "1", "--out", str(run), *RUN]
-    assert main(command) == 0
-    assert ef.load(run / "model.safetensors").config["bounds"] == [[None, None], [0.0, 1.0], [None, None]]
-    assert 'bounds = [["2", 0.0, 1.0]]' in (run / "config.toml").read_text()
-    assert main(["train", "--config", str(run / "config.toml"), "--out", str(again)]) == 0
-    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
-    assert main([*command, "--resume"]) == 0
 
 
 @pytest.mark.parametrize("ends, code, text", [

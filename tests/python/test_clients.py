@@ -102,30 +102,6 @@ def test_nessai_goes_on_after_points_far_off(nessai_model):
             call(plot=False)
 
 
-def test_nessai_losses_of_held_out_rows(nessai_model):
-    model, x = nessai_model(2), np.array([[0.0, 0.1], [0.2, 0.3], [1e20, 0.0]])
-
-    def loss(rows, weights=None):
-        if weights is None:
-            return model._validate(torch.from_numpy(x[rows]))
-        tensors = torch.utils.data.TensorDataset(torch.from_numpy(x[rows]), torch.tensor(weights))
-        return model._validate(torch.utils.data.DataLoader(tensors), is_dataloader=True, weighted=True)
-
-    assert loss([0, 2]) == np.inf and np.isnan(loss([0, 1], [0.0, 0.0])) and np.isnan(loss([]))
-    assert loss([0, 1], [1.0, 0.0]) == pytest.approx(-model.model.flow.log_prob(x[:1])[0])
-
-
-def test_nessai_anneals_and_goes_on_after_a_step_that_failed(nessai_model, caplog):
-    x = np.random.default_rng(1).normal(size=(300, 2))
-    model = nessai_model(2, {"max_epochs": 8, "annealing": True})
-    model.train(x, plot=False)
-    assert 0 < model._optimiser.lr < 2e-4
-    model = nessai_model(2, {"max_epochs": 3, "val_size": 0.0})
-    model.train(x, plot=False)
-    model.model.flow.params[:] *= 1e30
-    assert np.isnan(model.train(x, plot=False)["loss"]).all() and "Epoch 1 ended early" in caplog.text
-
-
 def test_nessai_finds_an_evidence(nessai, tmp_path, one_thread):
     from nessai.flowsampler import FlowSampler
     from nessai.model import Model
@@ -199,19 +175,6 @@ def test_sbi_trains_an_embedding_net_its_own_way(sbi, simulations):
     with pytest.warns(UserWarning, match="Maximum number of epochs"):
         estimator = sbi.train(trainer.append_simulations(theta, x), max_num_epochs=1)
     assert estimator.flow.context == 2 and not torch.equal(estimator.embedding_net.weight, before)
-
-
-def test_sbi_goes_on_where_a_training_ended(sbi, simulations):
-    from sbi.inference import NPE
-    prior, theta, x = simulations
-    trainer = NPE(prior, density_estimator=sbi.density_estimator(hidden=(20,)), show_progress_bars=False)
-    trainer.append_simulations(theta, x)
-    for options in ({"max_num_epochs": 3, "learning_rate": 2e-3}, {"max_num_epochs": 6, "resume_training": True}):
-        with pytest.warns(UserWarning, match="Maximum number of epochs"):
-            sbi.train(trainer, **options)
-    assert trainer.evenflow_adam["lr"] == 2e-3 and trainer.evenflow_adam["steps"] == 7 * 4
-    with pytest.warns(UserWarning, match="When the inference object is pickled"):
-        assert pickle.loads(pickle.dumps(trainer)).evenflow_adam["steps"] == 7 * 4
 
 
 def test_aspire_flow(aspire, tmp_path):

@@ -110,23 +110,6 @@ def test_couplings_of_nflows(kind: str, context: int | None) -> None:
         assert flow.config["unconditional"]
 
 
-def test_permutations_become_masks() -> None:
-    transforms = pytest.importorskip("nflows.transforms")
-    couplings = [transforms.AffineCouplingTransform(mask, residual()) for mask in 3 * masks()]
-    flow = check(nflows_flow(couplings, lambda t: [t.RandomPermutation(D), t.ReversePermutation(D)]), of_nflows,
-                 permutation="none", actnorm=False, preprocess="none")
-    assert not any(name.startswith(("permutation", "shuffle")) for name in flow.named_parameters())
-
-
-@pytest.mark.parametrize("make", [lambda t: [t.PointwiseAffineTransform(torch.arange(5.0), torch.linspace(0.5, 1.5, 5))],
-                                  lambda t: [t.ActNorm(D)], lambda t: [t.SVDLinear(D, 4)], lambda t: [t.QRLinear(D, 3)],
-                                  lambda t: [t.InverseTransform(t.LULinear(D))], lambda t: []])
-def test_what_is_affine_between_couplings(make: Any) -> None:
-    transforms = pytest.importorskip("nflows.transforms")
-    couplings = [transforms.AffineCouplingTransform(mask, residual()) for mask in masks()]
-    check(nflows_flow(couplings, make), of_nflows)
-
-
 def test_a_standardising_embedding_net() -> None:
     transforms = pytest.importorskip("nflows.transforms")
 

@@ -12,7 +12,6 @@ import pytest
 import evenflow as ef
 from evenflow._border.rows import Rows
 from evenflow.data import rows
-from evenflow.runs import evaluate
 
 rng = np.random.default_rng(0)
 
@@ -143,16 +142,6 @@ def test_idx_folder(tmp_path, ending):
     assert np.array_equal(single.train, data.train) and single.test is None
 
 
-@pytest.mark.parametrize("code, dtype", [(0x0D, np.float32), (0x0E, np.float64), (0x09, np.int8), (0x0B, np.int16),
-                                         (0x0C, np.int32)])
-def test_idx_table(tmp_path, code, dtype):
-    x = np.array([[1, -2, 3], [100, 5, -6]], dtype)
-    (tmp_path / "x.idx").write_bytes(idx(x, code))
-    data = ef.data.load(tmp_path / "x.idx")
-    assert data.kind == "table" and np.array_equal(data.train, x)
-    assert data.train.dtype == (dtype if code > 0x0C else np.float64) and data.train.dtype.isnative
-
-
 GOOD = idx(np.zeros((2, 3, 4), np.uint8))
 
 
@@ -268,24 +257,6 @@ def test_split_of_a_file_keeps_no_numbers(tmp_path, small_memory):
     assert np.array_equal(np.sort(np.concatenate([part.train_labels, part.test_labels])), np.arange(50))
     flow = ef.CouplingFlow(3, couplings=2, hidden=(8,))
     flow.fit(part.train, valid=part.test, batch_size=8, epochs=2)
-
-
-@pytest.mark.slow
-def test_standard_error_of_neighbours_drawn_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 0)
-    values = np.random.default_rng(1).standard_normal((1 << 16, 2), np.float32)
-    np.save(tmp_path / "sorted.npy", np.sort(values, axis=0))
-    table = np.load(tmp_path / "sorted.npy", mmap_mode="r")
-    flow = ef.CouplingFlow(2, couplings=1, hidden=(4,))
-    flow.init(np.asarray(table))
-    parts = [ef.data.Dataset(table).split(0.05, seed) for seed in range(50)]
-    assert {rows.group_of(part.test) for part in parts} == {64}
-    results = [evaluate(flow, part) for part in parts]
-    claimed = np.mean([result["nll_nats_error"] for result in results])
-    assert np.std([result["nll_nats"] for result in results]) == pytest.approx(claimed, rel=0.3)
-    whole = evaluate(flow, ef.data.Dataset(table))  # of rows that nobody drew
-    nll = -flow.log_prob(table)
-    assert whole["nll_nats_error"] == pytest.approx(nll.std(ddof=1) / np.sqrt(len(nll)))
 
 
 @pytest.mark.parametrize("limit, held_out", [(10**9, "val_data"), (100, "test_data")])

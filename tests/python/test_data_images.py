@@ -1,7 +1,6 @@
 """Folders of pictures, and the image sets of the papers in their own files: CIFAR, SVHN, CelebA."""
 
 import io
-import os
 import struct
 import tarfile
 import warnings
@@ -12,7 +11,6 @@ import pytest
 
 import evenflow as ef
 from evenflow._border.rows import Rows
-from evenflow.cli import main
 
 rng = np.random.default_rng(0)
 
@@ -83,17 +81,6 @@ def test_transparent_pictures(icons, options, colour):
     for x, left in zip(data.train, [(255, 0, 0), (90, 90, 90), *3 * [(255, 0, 0)]]):
         assert (x[:, :2] == left).all()
     assert (data.train[:4, :, 2:] == colour).all() and (data.train[4] == (255, 0, 0)).all()
-
-
-def test_a_model_with_alpha_reads_it_from_pictures(icons, tmp_path, capsys):
-    data = ef.data.load(icons, channels=4)
-    assert data.train.shape == (5, 4, 4, 4) and (data.train[:4, :, 2:, 3] == 0).all()
-    assert (data.train[:, :, :2, 3] == 255).all()
-    flow = ef.RealNVP((4, 4, 4), levels=1, base_dim=2, residual_blocks=1)
-    flow.init(data.train)
-    flow.save(tmp_path / "m.safetensors")
-    assert main(["score", str(tmp_path / "m.safetensors"), str(icons), "--out", str(tmp_path / "s.csv")]) == 0
-    assert capsys.readouterr().out.startswith("5 rows")
 
 
 def test_pictures_are_cropped_and_decoded_when_used(tmp_path, monkeypatch):
@@ -204,19 +191,6 @@ def test_broken_cifar_binary(tmp_path, change, word):
     for path in (write_folder(tmp_path / "c", files), write_archive(tmp_path / "c.tar.gz", files)):
         with pytest.raises(ef.IoError, match=word):
             ef.data.load(path)
-
-
-def test_archive_writes_nothing_and_follows_nothing(tmp_path):
-    path = write_archive(tmp_path / "c.tar.gz", cifar10(), folder="../../")
-    before = sorted(os.listdir(tmp_path))
-    assert len(ef.data.load(path).train) == 10 and sorted(os.listdir(tmp_path)) == before
-    with tarfile.open(tmp_path / "l.tar.gz", "w:gz") as archive:
-        for name in cifar10():
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            archive.addfile(link)
-    with pytest.raises(ef.IoError, match="l.tar.gz: the binary files of CIFAR"):
-        ef.data.load(tmp_path / "l.tar.gz")
 
 
 # SVHN

@@ -184,19 +184,6 @@ def test_gradients(table_flow, table, name):
 
 
 @pytest.mark.any_device
-def test_blocks(table_flow, table, block_of):
-    calls = table_flow.log_prob, table_flow.forward, table_flow.log_prob_and_grad
-    whole, samples = [call(table) for call in calls], table_flow.sample(200, seed=5)
-    block_of(3 * 64)
-    for call, wanted in zip(calls, whole):
-        same(call(Lender(table)), wanted)
-    same(table_flow.sample(200, seed=5, device="cuda"), samples)
-    table[150, 1] = np.inf
-    with pytest.raises(ef.NumericError, match=r"\[log_prob\] .* got inf in row 157, column 1"):
-        table_flow.log_prob(Lender(table), first=7)
-
-
-@pytest.mark.any_device
 def test_samples(flow):
     how = dict(temperature=0.7, seed=9, label=[0, 1, 2], first=4)
     for call in (flow.sample, flow.sample_and_log_prob):
@@ -296,16 +283,6 @@ def test_what_other_libraries_get(table_flow, version, name):
         with pytest.raises(BufferError, match=r"\[DeviceArray\] expected an export of the memory itself, got"):
             x.__dlpack__(**wrong)
     assert held(x.__dlpack__(dl_device=(CUDA, 0), copy=False)).tensor.data == tensor.data
-
-
-@pytest.mark.any_device
-def test_torch_without_the_gpu(table_flow):
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("needs a torch without CUDA")
-    from evenflow.torch import FlowModule
-    with pytest.raises(ef.DeviceError, match="expected a torch that has the GPU of a flow on cuda"):
-        FlowModule(table_flow)
 
 
 def test_models_on_the_cpu(table_model):

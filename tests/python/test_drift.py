@@ -155,15 +155,6 @@ def test_batch_norm_wants_two_rows():
     flow.log_prob(x[:1])
 
 
-def test_batch_norm_wants_two_images_whose_deepest_scale_is_one_pixel():
-    flow = ef.RealNVP((2, 2, 3), levels=2, base_dim=4, residual_blocks=1)
-    x = np.random.default_rng(0).uniform(50, 150, (20, 2, 2, 3))
-    flow.init(x)
-    with pytest.raises(ef.ShapeError, match="expected at least 2 samples for batch norm, got 1"):
-        flow.loss_and_grad(x[:1])
-    flow.loss_and_grad(x[:2])
-
-
 @pytest.mark.slow
 def test_whitening_sees_enough_rows():
     """A covariance of few rows costs about D (D + 3) / 4M nats a row."""

@@ -83,6 +83,14 @@ def test_numpys_error_settings(table_model, table):
             table_model.log_prob(x)
 
 
+def test_place_of_nan_in_later_blocks(table_model, table, block_of):
+    block_of(3 * 64)
+    table[150, 1] = np.nan
+    for first in (0, 7):
+        with pytest.raises(ef.NumericError, match=f"row {150 + first}, column 1"):
+            table_model.log_prob(table, first=first)
+
+
 def test_place_of_overflow_in_later_blocks(block_of):
     block_of(2 * 64)
     flow = ef.NICE(2, couplings=2, hidden=())

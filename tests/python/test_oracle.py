@@ -202,19 +202,6 @@ def decay_group(flow):
     return {name for name, _, group, _, _ in flow.entries() if group == "decay"}
 
 
-def test_l2_of_real_nvp_acts_on_magnitudes_and_checkerboard_gains():
-    """The variables that the official code names `magnitude` and `rescaling_scale`."""
-    case = next(c for c in CASES if c.name == "image-rgb")
-    names = draw_params(case)
-    expected = {n for n in names if n.endswith(".magnitude") or ("checkerboard" in n and n.endswith(".gain"))}
-    assert expected and decay_group(make_flow(case, make_data(case))) == expected
-
-
-def test_l2_of_glow_acts_on_nothing():
-    """Its convolutions have an output scale each, so that the size of their weights is free."""
-    assert decay_group(ef.Glow((4, 4, 2), levels=2, steps=2, hidden=4, classes=3, class_weight=0.1)) == set()
-
-
 # eps is large enough that gradients that are zero but for rounding (biases before a batch norm) move nothing.
 OPTIMIZERS = {
     "adam": (lambda flow, **s: ef.Adam(flow, **s), dict(lr=3e-3, beta1=0.9, beta2=0.99, eps=1e-4)),

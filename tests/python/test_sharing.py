@@ -1,6 +1,5 @@
 """One flow, one file, many threads and processes; copies and pickles."""
 
-import concurrent.futures
 import copy
 import multiprocessing
 import pickle
@@ -58,13 +57,6 @@ def test_a_fork_computes_the_same_bits(busy):
 
     assert in_children(2, job)
     assert np.array_equal(flow.log_prob(x), wanted)
-
-
-def test_new_processes_compute_the_same_bits(busy):
-    flow, x = busy
-    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(flow.log_prob, 3 * [x]))
-    assert np.array_equal(found, 3 * [flow.log_prob(x)])
 
 
 def test_joblib_computes_the_same_bits(busy):

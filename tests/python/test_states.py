@@ -94,54 +94,6 @@ def test_states_that_are_refused_change_nothing(table, real_nvp, spoil, error, t
     assert pickle.dumps(flow.state_dict()) == before
 
 
-def test_states_of_optimisers_that_are_refused_change_nothing(table, real_nvp, table_model):
-    table_model.train_step(table, optimizer := ef.Adam(table_model, lr=1e-2))
-    good, before = optimizer.state_dict(), pickle.dumps(optimizer.state_dict())
-    wide = ef.Adam(real_nvp(hidden=(9, 9))).state_dict()
-    for change, error, text in (
-            (dict(moments=good["moments"][:1]), ef.ShapeError, "expected 2 moments of shape"),
-            (dict(moments=[]), ef.ShapeError, "got none"),
-            (dict(moments=wide["moments"]), ef.ShapeError, "moments of shape"),
-            (dict(moments=[m * np.nan for m in good["moments"]]), ef.NumericError, "finite"),
-            (dict(steps=-1), ef.ConfigError, "steps >= 0"), (dict(steps=2**63 - 1), ef.ConfigError, "steps"),
-            (dict(lr=-1.0), ef.ConfigError, "lr >= 0"), (dict(lr="x"), TypeError, "a number for lr")):
-        with pytest.raises(error, match=text):
-            optimizer.load_state_dict({**good, "lr": 0.5, "steps": 7, **change})
-        assert pickle.dumps(optimizer.state_dict()) == before
-    with pytest.raises(ef.ConfigError, match="the state is of Adam, and this is Adamax"):
-        ef.Adamax(table_model).load_state_dict(good)
-    with pytest.raises(ef.NumericError, match="a second moment is negative"):
-        optimizer.load_state_dict({**good, "moments": [m - 1 for m in good["moments"]]})
-    for nothing in (None, {}, [1]):
-        with pytest.raises(ef.ConfigError, match="not a state_dict of an optimiser"):
-            optimizer.load_state_dict(nothing)
-
-
-def test_a_loop_of_ones_own_resumes_exactly(glow, images):
-    """From a model file and the states of the optimiser and of the average; the noise goes on, too."""
-    x = images[0]
-
-    def steps(flow, optimizer, average, n):
-        for _ in range(n):
-            flow.train_step(x, optimizer, average=average)
-
-    flow = glow()
-    flow.init(x)
-    optimizer, average = ef.Adam(flow), ef.MovingAverage(flow, 0.9)
-    steps(flow, optimizer, average, 2)
-    flow.save(file := io.BytesIO())
-    kept = optimizer.state_dict(), average.state_dict()
-    steps(flow, optimizer, average, 2)
-    again = ef.load(file.getvalue())
-    parts = ef.Adam(again), ef.MovingAverage(again, 0.9)
-    for part, state in zip(parts, kept):
-        part.load_state_dict(state)
-    steps(again, *parts, 2)
-    assert np.array_equal(again.params, flow.params) and np.array_equal(parts[1].average, average.average)
-    with pytest.raises(ef.ConfigError, match="not a state_dict of a MovingAverage"):
-        parts[1].load_state_dict(kept[0])
-
-
 # A new start
 
 @pytest.mark.parametrize("make, orders", [

@@ -170,15 +170,6 @@ def test_lists_are_data(table, real_nvp):
         flow.log_prob([[1.0, 2.0, 3.0], [4.0]])
 
 
-@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint8, np.uint16])
-def test_whole_numbers_in_tables_are_numbers(table, table_model, kind):
-    x = np.rint(table).clip(0, 120).astype(kind)
-    for call in (table_model.log_prob, table_model.encode, table_model.verify, table_model.loss_and_grad):
-        got, wanted = call(x), call(x.astype(float))
-        assert np.array_equal(got, wanted) if isinstance(got, np.ndarray) else got == wanted
-    assert np.array_equal(table_model.log_prob(x.tolist()), table_model.log_prob(x))
-
-
 @pytest.mark.parametrize("kind", [np.int16, np.int64, np.uint32])
 def test_whole_numbers_in_images_are_pixels(images, model, kind):
     x = images[0]
@@ -253,26 +244,6 @@ def test_a_refused_call_remembers_no_columns(frame, real_nvp):
     with pytest.raises(ef.NumericError):
         flow.init(other)
     assert flow.columns == ["mass", "age", "size"]
-
-
-def test_nullable_columns(frame):
-    pandas = pytest.importorskip("pandas")
-    x = pandas.DataFrame({"n": pandas.array(np.arange(200) % 50, "Int64"), "age": frame["age"].astype("Float64"),
-                          "size": frame["size"].astype("float32")})
-    numbers = np.column_stack([x[name].to_numpy(float) for name in x])
-    flow = ef.CouplingFlow(3, couplings=2, hidden=(8,), dtype="float64")
-    flow.init(x)
-    assert np.array_equal(flow.log_prob(x), flow.log_prob(numbers)) and flow.columns == ["n", "age", "size"]
-    missing = x.copy()
-    missing.loc[7, "n"] = pandas.NA
-    with pytest.raises(ef.NumericError, match=r"\[log_prob\] expected finite values, got nan in row 7, column 'n'"):
-        flow.log_prob(missing)
-    with pytest.raises(TypeError, match=r"\[log_prob\] column 'age' holds (object|str), not numbers; leave it out or convert it"):
-        flow.log_prob(x.assign(age="old"))
-    for odd in (pandas.Timestamp("2020"), pandas.Timedelta("1h"), True):
-        with pytest.raises(TypeError, match="column 'age' holds .*, not numbers"):
-            flow.log_prob(x.assign(age=odd))
-    assert flow.log_prob(x[:0]).shape == (0,)
 
 
 def test_a_context_by_name(frame, table):

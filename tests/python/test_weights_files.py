@@ -107,25 +107,6 @@ def test_a_run_is_that_of_fit(folder, capsys):
     assert abs(nll.mean() - mean) > 1e-3
 
 
-def test_resume(folder, capsys, tmp_path):
-    """Two epochs and two more are four; and other weights are other data."""
-    table = tmp_path / "t.csv"
-    table.write_bytes((folder / "t.csv").read_bytes())
-    small = [*SMALL[:4], "--quiet", "--average", "0"]
-    answer(capsys, "train", table, "--weight", "w", *small, "--epochs", "4", "--out", tmp_path / "four")
-    answer(capsys, "train", table, "--weight", "w", *small, "--epochs", "2", "--out", tmp_path / "two")
-    answer(capsys, "resume", tmp_path / "two", "--epochs", "4", "--quiet")
-    assert np.array_equal(*(ef.load(tmp_path / name / "model.safetensors").params for name in ("two", "four")))
-    error = answer(capsys, "train", table, "--weight", "b", *small, "--resume", "--out", tmp_path / "two", code=2)
-    assert "has --weight w instead of b" in error
-    rows = np.loadtxt(table, delimiter=",", skiprows=1)
-    trained = rows[:, 1] == ef.data.load(table, weight="w").split(0.1, 0).train_weight[0]
-    rows[trained, 1] += 1
-    np.savetxt(table, rows, delimiter=",", header="a,w,b", comments="", fmt="%.17g")
-    for command in ("resume", "eval"):
-        assert "has changed since the run was trained on it" in answer(capsys, command, tmp_path / "two", code=2)
-
-
 def test_other_tables(folder, capsys, tmp_path):
     """Count by the run's column of weights where they have it, and a .npz file by its array; else alike."""
     pandas = pytest.importorskip("pandas")
