@@ -3,6 +3,8 @@
 Blocks with a title are those of docs/coming_from.md, which test_coming_from.py runs.
 """
 
+import importlib.util
+import json
 import pathlib
 import re
 
@@ -90,3 +92,13 @@ def test_page_of_training_names_all_options():
     for group in options.GROUPS.values():
         for option in group:
             assert re.search(rf"`--{option.name.replace('_', '-')}[ `]", PAGES["docs/training.md"]), option.name
+
+
+@pytest.mark.parametrize("page", ["docs/tutorials/editing.md", "docs/ten_minutes.md"])
+def test_notebooks_have_the_code_of_their_pages(page):
+    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "docs/hooks/notebooks.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    cells = json.loads(hook.notebook(PAGES[page]))["cells"]
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code" and cell["source"][0] != "!"]
+    assert code == [block.strip() for block in BLOCK.findall(PAGES[page])]

@@ -1,0 +1,43 @@
+"""What griffe does not read in a docstring.
+
+"bins, bound : int, float" becomes two entries, which would else have the type and the default of the first. See Also
+becomes a line before the parameters.
+"""
+
+import re
+from typing import Any
+
+import griffe
+
+JOINT = re.compile(r"^(\w+(?:, \w+)+)(?: : (.+))?\n((?:    .*\n|\n)*)", re.M)
+SEE = re.compile(r"^See Also\n-+\n((?:.+\n)+)\n*", re.M)
+PARAMETERS = re.compile(r"^Parameters\n-+\n", re.M)
+
+
+def _apart(match: re.Match[str]) -> str:
+    names, types = match[1].split(", "), (match[2] or "").split(", ")
+    if len(types) != len(names):
+        types = [match[2] or ""] * len(names)
+    return "".join(f"{name} : {kind}\n{match[3]}" if kind else f"{name}\n{match[3]}"
+                   for name, kind in zip(names, types))
+
+
+def _read(text: str) -> str:
+    see = SEE.search(text)
+    text = SEE.sub("", text)
+    if begin := PARAMETERS.search(text):
+        before, (inside, *rest) = text[:begin.end()], re.split(r"(?=^[A-Z]\w+\n---)", text[begin.end():], maxsplit=1,
+                                                               flags=re.M)
+        text = before + JOINT.sub(_apart, inside) + "".join(rest)
+    if see:
+        names = [f"`{name}`" for line in see[1].splitlines() for name in line.partition(" : ")[0].split(", ")]
+        first = re.search(r"^[A-Z]\w+\n---", text, re.M)
+        place = first.start() if first else len(text)
+        text = f"{text[:place]}See also {', '.join(names)}.\n\n{text[place:]}"
+    return text
+
+
+class Docstrings(griffe.Extension):
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = _read(obj.docstring.value + "\n")
