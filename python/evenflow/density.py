@@ -320,6 +320,20 @@ class Density:
         ------
         ShapeError, ConfigError, NumericError
             An argument doesn't fit the model, or a value is not finite.
+
+        See Also
+        --------
+        inverse : The way back.
+        encode : The latents alone.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> z, logdet = flow.forward(x[:3])
+        >>> bool(np.allclose(flow.base_log_prob(z) + logdet, flow.log_prob(x[:3])))
+        True
         """
         return forward(self, "forward", take(self, "forward", x, label, context))
 
@@ -345,6 +359,21 @@ class Density:
         ------
         ShapeError, ConfigError, NumericError
             An argument doesn't fit the model, or a value is not finite.
+
+        See Also
+        --------
+        forward : The way to the latents.
+        decode : The data alone.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> z, logdet = flow.forward(x[:3])
+        >>> back, minus = flow.inverse(z)
+        >>> bool(np.allclose(back, x[:3], atol=1e-4) and np.allclose(minus, -logdet, atol=1e-3))
+        True
         """
         return inverse(self, "inverse", take_latents(self, "inverse", z, label, context))
 
@@ -380,6 +409,19 @@ class Density:
         ------
         ShapeError, ConfigError, NumericError
             An argument doesn't fit the model, or a value is not finite.
+
+        See Also
+        --------
+        log_prob_and_grad : The gradient by x as well.
+        bits_per_dim : The same of images, in bits.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> flow.log_prob(x[:3]).shape
+        (3,)
         """
         return _log_prob(self, "log_prob", x, label, context, seed, first)
 
@@ -408,6 +450,20 @@ class Density:
         ------
         ShapeError, ConfigError, NumericError
             An argument doesn't fit the model, or a value, a density or a gradient is not finite.
+
+        See Also
+        --------
+        log_prob : The density alone.
+        backward : The gradient of a loss of your own.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> log_prob, grad = flow.log_prob_and_grad(x[:3])
+        >>> grad.shape
+        (3, 2)
         """
         where = "log_prob_and_grad"
         batch, seed, first = _numbered(self, where, x, label, context, seed, first)
@@ -464,6 +520,21 @@ class Density:
         ------
         ConfigError, DeviceError, NumericError
             An argument doesn't fit the model, or a sample is not finite.
+
+        See Also
+        --------
+        sample_and_log_prob : Their densities as well.
+        decode : Samples of latents of your own.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> flow.sample(4, seed=1).shape
+        (4, 2)
+        >>> bool((flow.sample(9, seed=1)[:4] == flow.sample(4, seed=1)).all())
+        True
         """
         x = _sample(self, "sample", n, label, context, seed, first, temperature, device, per_context)[0]
         if as_frame is False or not checks.flag("sample", "as_frame", as_frame):
@@ -483,6 +554,20 @@ class Density:
             The samples.
         log_prob : ndarray of float64, (n,) or (m, n)
             log p(x) in nats: the flow's density, at any temperature.
+
+        See Also
+        --------
+        sample, log_prob : One of both.
+        importance : Samples with weights towards another density.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> rows, log_prob = flow.sample_and_log_prob(4, seed=1)
+        >>> bool(np.allclose(log_prob, flow.log_prob(rows), atol=1e-3))
+        True
         """
         return _sample(self, "sample_and_log_prob", n, label, context, seed, first, temperature, device, per_context,
                        scored=True)

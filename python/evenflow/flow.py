@@ -106,6 +106,21 @@ class Flow(Density):
             An argument doesn't fit the model. Nothing is changed.
         NumericError
             The loss or a gradient is not finite. Values are unchanged and `grads` are zero.
+
+        See Also
+        --------
+        fit : A whole training.
+        loss_and_grad : The loss, without a step.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> optimizer = ef.Adam(flow, lr=1e-3)
+        >>> losses = [flow.train_step(x, optimizer, clip=20.0) for _ in range(10)]
+        >>> losses[-1] < losses[0]
+        True
         """
         where = "train_step"
         if not isinstance(optimizer, optim.Optimizer):
@@ -311,6 +326,17 @@ class Flow(Density):
             The file can't be written; an older one stays as it was.
         NumericError
             A value is not finite; nothing is written.
+
+        See Also
+        --------
+        load : Reads the file.
+
+        Examples
+        --------
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.save("model.safetensors")
+        >>> ef.load("model.safetensors").config == flow.config
+        True
         """
         checkpoint.save(self, path)
 
@@ -329,6 +355,18 @@ class Flow(Density):
         -------
         Report
             `print` it; `report.ok` says whether all bounds hold. See evenflow.verify.
+
+        See Also
+        --------
+        evenflow.verify.Report : What it returns.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2)
+        >>> flow.init(x)
+        >>> flow.verify(x).ok
+        True
         """
         from evenflow.verify import verify
         return verify(self, x, label=label, context=context, seed=seed)
@@ -361,13 +399,15 @@ class Flow(Density):
         DataWarning
             If the largest weights have too heavy a tail for reliable means.
 
+        See Also
+        --------
+        sample_and_log_prob : Samples and their densities.
+
         Examples
         --------
-        >>> import numpy as np
-        >>> import evenflow as ef
-        >>> flow = ef.CouplingFlow(2, preprocess="none")
-        >>> flow.init(np.random.default_rng(0).standard_normal((100, 2)))
-        >>> flow.importance(lambda x: -(x**2).sum(axis=1), 1000, seed=0).ok
+        >>> flow = ef.CouplingFlow(2, base="gaussian")
+        >>> flow.init(np.random.default_rng(0).standard_normal((1000, 2)))
+        >>> flow.importance(lambda x: -(x**2).sum(axis=1) / 2, 4000, seed=0).ok
         True
         """
         from evenflow.importance import importance

@@ -121,6 +121,19 @@ class Glow(Flow):
         A size or setting doesn't fit.
     DeviceError
         The device is not there.
+
+    See Also
+    --------
+    RealNVP, NICE : Other models of images.
+    Flow.fit : How to train it.
+
+    Examples
+    --------
+    >>> digits = ef.data.load("digits")
+    >>> flow = ef.Glow((8, 8, 1), levels=2, steps=2, hidden=16, bits=4)
+    >>> flow.init(digits.train)
+    >>> flow.sample(3, seed=1).shape
+    (3, 8, 8, 1)
     """
 
     @hinted
@@ -160,6 +173,18 @@ class RealNVP(Flow):
     ------
     ShapeError, ConfigError, TypeError, DeviceError
         As `Glow`.
+
+    See Also
+    --------
+    Glow, NICE : Other models of images.
+    CouplingFlow : For tables.
+
+    Examples
+    --------
+    >>> flow = ef.RealNVP((8, 8, 1), base_dim=8, residual_blocks=1, bits=4)
+    >>> flow.init(ef.data.load("digits").train)
+    >>> flow.sample(3, seed=1).shape
+    (3, 8, 8, 1)
     """
 
     @hinted
@@ -244,6 +269,26 @@ class CouplingFlow(Flow):
     ------
     ShapeError, ConfigError, TypeError, DeviceError
         As `Glow`.
+
+    See Also
+    --------
+    fit, log_prob, sample : What a flow does.
+    load : A flow from its file.
+
+    Examples
+    --------
+    >>> x, _ = ef.data.two_moons(1000, seed=0)
+    >>> flow = ef.CouplingFlow(2, couplings=4, hidden=(32, 32))
+    >>> history = flow.fit(x, epochs=2, verbose=False)
+    >>> flow.sample(5, seed=1).shape
+    (5, 2)
+
+    Positive values of one column, given two others:
+
+    >>> flow = ef.CouplingFlow(1, context=2, bounds=[(0, None)])
+    >>> flow.init(np.exp(x[:, :1]), context=x)
+    >>> bool((flow.sample(1000, context=[0.5, 0.2]) > 0).all())
+    True
     """
 
     @hinted
@@ -285,6 +330,18 @@ class NICE(Flow):
     ------
     ShapeError, ConfigError, TypeError, DeviceError
         As `Glow`.
+
+    See Also
+    --------
+    Glow, RealNVP : Other models of images.
+    CouplingFlow : For tables.
+
+    Examples
+    --------
+    >>> flow = ef.NICE((8, 8, 1), hidden=(64, 64), bits=4)
+    >>> flow.init(ef.data.load("digits").train)
+    >>> flow.encode(ef.data.load("digits").test).shape
+    (297, 64)
     """
 
     @hinted
@@ -346,6 +403,17 @@ def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu
         The file is missing, truncated, foreign or damaged.
     DeviceError, ConfigError, TypeError
         The device or number of threads is not available.
+
+    See Also
+    --------
+    Flow.save : Writes the file.
+
+    Examples
+    --------
+    >>> flow = ef.CouplingFlow(2)
+    >>> flow.save("model.safetensors")
+    >>> ef.load("model.safetensors").num_params == flow.num_params
+    True
     """
     run = place("load", device, threads)
     if isinstance(path, (str, os.PathLike)) and not os.path.isfile(name := checks.file_name("load", path)):

@@ -49,6 +49,19 @@ def p_values(log_prob: Any, reference: Any, reference_weight: Any = None) -> tup
     ------
     ShapeError, NumericError, ConfigError
         A shape is wrong or the reference is empty, a value is NaN, a weight is negative or all are zero.
+
+    See Also
+    --------
+    evenflow.sklearn.FlowOutlierDetector : The same for scikit-learn.
+
+    Examples
+    --------
+    >>> x, _ = ef.data.two_moons(1000, seed=0)
+    >>> flow = ef.CouplingFlow(2)
+    >>> flow.init(x)
+    >>> conformal, typicality = p_values(flow.log_prob([[0.5, 0.5], [9.0, 9.0]]), flow.log_prob(x))
+    >>> bool(conformal[1] < 0.01)
+    True
     """
     return _p_values(_scores("log_prob", log_prob), *_reference(reference, reference_weight))
 

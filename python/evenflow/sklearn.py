@@ -91,6 +91,18 @@ class FlowDensity(DensityMixin, BaseEstimator):
         of `bounds`, or fewer than 2 rows left to train on.
     NumericError
         The training failed.
+
+    See Also
+    --------
+    FlowOutlierDetector : Which rows are unlike the others.
+    evenflow.CouplingFlow : The flow itself.
+
+    Examples
+    --------
+    >>> x, _ = ef.data.two_moons(500, seed=0)
+    >>> density = FlowDensity(epochs=2, verbose=False).fit(x)
+    >>> density.score_samples(x).shape
+    (500,)
     """
 
     def __init__(self, model: str = "coupling_flow", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,

@@ -61,6 +61,22 @@ class FlowModule(torch.nn.Module):
     (functional_call, load_state_dict(assign=True)), or changed between forward and backward.
 
     A subclass may have more attributes, parameters and submodules. deepcopy and pickle copy them and the flow.
+
+    See Also
+    --------
+    evenflow.Flow.log_prob_and_grad : Gradients without torch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, _ = ef.data.two_moons(500, seed=0)
+    >>> flow = ef.CouplingFlow(2)
+    >>> flow.init(x)
+    >>> module = FlowModule(flow)
+    >>> loss = module.loss(torch.tensor(x, dtype=torch.float32))
+    >>> loss.backward()
+    >>> all(parameter.grad is not None for parameter in module.parameters())
+    True
     """
 
     @torch.inference_mode(False)  # whose tensors no training could use
