@@ -96,6 +96,18 @@ def test_foreign_and_missing_files(tmp_path):
         ef.load(path)
 
 
+def test_a_file_is_replaced_as_a_whole(tmp_path, table_model):
+    """Who has the older one open reads on in it."""
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    before = path.read_bytes()
+    with open(path, "rb") as opened:
+        table_model.params[:] += 1
+        table_model.save(path)
+        assert opened.read() == before != path.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 FULL_DISK = """
 import resource, sys
 import evenflow as ef

@@ -94,6 +94,31 @@ def test_states_that_are_refused_change_nothing(table, real_nvp, spoil, error, t
     assert pickle.dumps(flow.state_dict()) == before
 
 
+def test_a_loop_of_ones_own_resumes_exactly(glow, images):
+    """From a model file and the states of the optimiser and of the average; the noise goes on, too."""
+    x = images[0]
+
+    def steps(flow, optimizer, average, n):
+        for _ in range(n):
+            flow.train_step(x, optimizer, average=average)
+
+    flow = glow()
+    flow.init(x)
+    optimizer, average = ef.Adam(flow), ef.MovingAverage(flow, 0.9)
+    steps(flow, optimizer, average, 2)
+    flow.save(file := io.BytesIO())
+    kept = optimizer.state_dict(), average.state_dict()
+    steps(flow, optimizer, average, 2)
+    again = ef.load(file.getvalue())
+    parts = ef.Adam(again), ef.MovingAverage(again, 0.9)
+    for part, state in zip(parts, kept):
+        part.load_state_dict(state)
+    steps(again, *parts, 2)
+    assert np.array_equal(again.params, flow.params) and np.array_equal(parts[1].average, average.average)
+    with pytest.raises(ef.ConfigError, match="not a state_dict of a MovingAverage"):
+        parts[1].load_state_dict(kept[0])
+
+
 # A new start
 
 @pytest.mark.parametrize("make, orders", [
