@@ -1,7 +1,7 @@
 """What griffe does not read in a docstring.
 
 "bins, bound : int, float" becomes two entries, which would else have the type and the default of the first. See Also
-becomes a line before the parameters.
+becomes a line before the parameters. "array_like, (N, D)" is no pair, nor are errors.
 """
 
 import re
@@ -11,6 +11,8 @@ import griffe
 
 JOINT = re.compile(r"^(\w+(?:, \w+)+)(?: : (.+))?\n((?:    .*\n|\n)*)", re.M)
 SEE = re.compile(r"^See Also\n-+\n((?:.+\n)+)\n*", re.M)
+SHAPE = re.compile(r"^((?:\w+(?:, \w+)* : )?(?:array_like|ndarray)), (?=\()", re.M)
+ERRORS = re.compile(r"^(\w+Error(?:, \w+Error)*), (\w+Error)$", re.M)
 PARAMETERS = re.compile(r"^Parameters\n-+\n", re.M)
 
 
@@ -24,7 +26,7 @@ def _apart(match: re.Match[str]) -> str:
 
 def _read(text: str) -> str:
     see = SEE.search(text)
-    text = SEE.sub("", text)
+    text = ERRORS.sub(r"\1 or \2", SHAPE.sub(r"\1 of shape ", SEE.sub("", text)))
     if begin := PARAMETERS.search(text):
         before, (inside, *rest) = text[:begin.end()], re.split(r"(?=^[A-Z]\w+\n---)", text[begin.end():], maxsplit=1,
                                                                flags=re.M)
