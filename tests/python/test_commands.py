@@ -186,17 +186,6 @@ def test_interpolate(runs, tmp_path, capsys):
     assert picture(tmp_path / "i.png").shape == (4 * 36 - 4, 9 * 36 - 4)
 
 
-def test_manifold(runs, tmp_path, capsys):
-    flow = model(runs, "nice")
-    result(capsys, "interpolate", runs / "nice", "--manifold", "--steps", 4, "--out", tmp_path / "m.npy")
-    grid = np.load(tmp_path / "m.npy")
-    assert grid.shape == (4, 4, 8, 8, 1)
-    corners, z = latent.as_floats(flow, DIGITS.test[:4]), flow.encode(latent.as_floats(flow, DIGITS.test[:4]))
-    # phi, phi' = 0 or a quarter turn: the four images; half a turn: the opposite latent.
-    assert np.abs(grid[:2, :2].reshape(corners.shape) - corners).max() < 1e-3
-    assert np.abs(flow.encode(grid[0])[2] + z[0]).max() < 1e-3
-
-
 def test_edit(runs, tmp_path, capsys):
     flow = model(runs, "glow")
     out = result(capsys, "edit", runs / "glow", "--positive", 0, "--negative", 6, "--rows", 3, 5,
@@ -229,16 +218,6 @@ def test_edit(runs, tmp_path, capsys):
 
 
 # inpaint
-
-def test_masks():
-    hidden = {mask: hidden_pixels(mask, 8, 12) for mask in MASKS}
-    for a, b in (("top", "bottom"), ("left", "right"), ("even", "odd")):
-        assert not (hidden[a] & hidden[b]).any() and (hidden[a] | hidden[b]).all()
-    assert hidden["top"][:4].all() and hidden["left"][:, :6].all() and hidden["even"][:, ::2].all()
-    assert hidden["rows"][2:6].all() and hidden["rows"].sum() == 48
-    assert hidden["columns"][:, 3:9].all() and hidden["columns"].sum() == 48
-    for share in (75, 90):
-        assert hidden_pixels(f"random{share}", 100, 100).mean() == pytest.approx(share / 100, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["nice", "glow", "realnvp"])

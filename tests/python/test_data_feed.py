@@ -53,14 +53,6 @@ def test_rows_are_those_of_the_array(tmp_path, key):
         assert np.array_equal(np.asarray(x), a)
 
 
-@pytest.mark.parametrize("key, error", [(30, IndexError), ([0, -31], IndexError), ((1, 2), TypeError),
-                                        (1.5, TypeError), ("a", TypeError), (np.eye(30), TypeError)])
-def test_rows_refuse(tmp_path, key, error):
-    for x in kinds(tmp_path)[1]:
-        with pytest.raises(error):
-            x[key]
-
-
 def test_stored_file_that_shrinks(tmp_path):
     a, (stored, *_) = kinds(tmp_path)
     with open(tmp_path / "a.npy", "r+b") as file:
@@ -137,14 +129,6 @@ def test_augmentation_is_drawn_anew_in_every_epoch(pictures):
         batch = batches.get(epoch, 1)
         assert np.array_equal(batch.x, augment(pictures[batch.given], 5, epoch, batch.given))
     batches.close()
-
-
-def test_prefetch_is_bounded(pictures):
-    x = Outside(pictures)
-    batches = feed(x)
-    batches.get(0, 0)
-    batches.close()
-    assert len(x.reads) <= 1 + 2
 
 
 def test_error_comes_with_its_batch(pictures):

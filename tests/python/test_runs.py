@@ -123,16 +123,6 @@ def test_config_repeats_the_run(tmp_path, table_file, options):
     assert first[0] == first[1]
 
 
-def test_config_and_options(tmp_path, capsys):
-    path, out = tmp_path / "my.toml", tmp_path / "run"
-    path.write_text('data = "digits"\nlevels = 1\ndepth = 1\nhidden = 8\nlr = 1\nsteps = 2\n'
-                    'batch_size = 50\n')
-    assert main(["train", "--config", str(path), "--lr", "0.01", "--out", str(out), "--quiet"]) == 0
-    start = records(out)[0]
-    assert start["training"]["lr"] == 0.01 and start["training"]["batch_size"] == 50
-    assert start["model"]["hidden"] == 8 and start["steps"] == 2
-
-
 @pytest.mark.parametrize("text, word", [
     ("batchsize = 3", "there is no option batchsize; did you mean batch_size?"),
     ("steps = 'many'", "steps: invalid int value: 'many'"),
@@ -189,16 +179,6 @@ def test_killed_at_any_moment(tmp_path):
     assert steps[0] == steps[1] and epochs[0] == epochs[1] and len(epochs[0]) == 21
     left = {p.name for p in part.iterdir()}
     assert left == {p.name for p in whole.iterdir()}
-
-
-def test_resume_before_the_first_checkpoint(tmp_path):
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    for folder in (whole, part):
-        assert main(["train", "digits", *SMALL, "--steps", "9", "--out", str(folder)]) == 0
-    for name in ("model.safetensors", "model.state.safetensors"):
-        (part / name).unlink()
-    assert main(["resume", str(part), "--quiet"]) == 0
-    assert model_bytes(part) == model_bytes(whole)
 
 
 def test_resume_rewinds_the_log(tmp_path):
@@ -258,15 +238,6 @@ def test_names_that_are_no_text(tmp_path, table_file, capfd):
     ef.load(os.path.join(out, "model.safetensors")).save(os.path.join(out, "copy"))
     with pytest.raises(ef.IoError, match="xff"):
         ef.load(os.path.join(out, "nowhere"))
-
-
-def test_force_keeps_the_old_run_until_the_new_one_stands(tmp_path):
-    out = tmp_path / "run"
-    assert main(["train", "digits", *SMALL, "--steps", "5", "--out", str(out)]) == 0
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
-    wide = ["--hidden", "64", "--steps", "5", "--out", str(out), "--force"]
-    assert main_on_a_full_disk(["train", "digits", *SMALL, *wide]) == 2
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
 def test_force_removes_the_old_run_and_nothing_else(tmp_path):

@@ -81,19 +81,6 @@ def test_a_plateau_halves_the_rate(table, real_nvp):
     assert halved > 3
 
 
-def test_a_plateau_and_patience(table, real_nvp):
-    """A rate of zero is never better."""
-    found, history = rates(real_nvp(), table, valid=table, epochs=20, lr=0.0, warmup=0, schedule="plateau",
-                           lr_patience=1, patience=4)
-    assert len(history) == 5 and set(found) == {0.0}
-
-
-def test_a_plateau_waits_for_the_warmup(table, real_nvp):
-    found, _ = rates(real_nvp(), table, valid=table, epochs=10, batch_size=200, lr=1e-30, warmup=6, average=0,
-                     schedule="plateau", lr_patience=1)
-    assert found == [pytest.approx(1e-30 * r) for r in (*(np.arange(1, 7) / 6), 1, 1 / 2, 1 / 4, 1 / 8)]
-
-
 @pytest.mark.parametrize("setting, error, text", [
     (dict(schedule="linear"), ef.ConfigError, "schedule to be one of 'constant', 'cosine', 'plateau', got 'linear'"),
     (dict(schedule="plateau"), ef.ConfigError, "schedule='plateau' needs validation data"),
