@@ -258,18 +258,6 @@ def test_celeba(celeba):
     assert ef.data.load(celeba).train.shape == (5, 64, 64, 3)
 
 
-def test_celeba_is_not_smoothed(celeba):
-    """As TensorFlow 1's bilinear resize_images: of 148 rows and columns 64 are taken, and the next ones."""
-    image = pytest.importorskip("PIL.Image")
-    picture = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
-    image.fromarray(picture).save(celeba / "img_align_celeba" / "000001.png")
-    face, at = picture[40:188, 15:163].astype(float), np.arange(64) * 148 / 64
-    low, share = at.astype(int), at - at.astype(int)
-    lines = face[low] + share[:, None, None] * (face[low + 1] - face[low])
-    wanted = lines[:, low] + share[:, None] * (lines[:, low + 1] - lines[:, low])
-    assert np.abs(ef.data.load(celeba).train[0] - wanted).max() <= 0.5
-
-
 @pytest.mark.parametrize("name, old, new, word", [
     ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1", "got '000003.png 1.0 nan'"),
     ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1 2", "numbers out of .-1, 1., got '000003.png 1 2'"),

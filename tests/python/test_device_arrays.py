@@ -252,17 +252,6 @@ def test_values_that_are_not_finite(flow, table_flow):
 
 
 @pytest.mark.any_device
-def test_what_stays_in_main_memory(flow, table_flow, table):
-    """Labels, and calls that compute with numpy."""
-    for call in (lambda: flow.log_prob(2 * ONES, label=Lender(np.zeros(3, np.int32))),
-                 lambda: flow.verify(Lender(ONES), label=0), lambda: table_flow.fit(Lender(table)),
-                 lambda: flow.to_uint8(flow.sample(2, label=0, device="cuda")),
-                 lambda: flow.split_latent(flow.encode(Lender(ONES), label=0))):
-        with pytest.raises(TypeError, match="expected an array in main memory, got .* on the GPU; copy it"):
-            call()
-
-
-@pytest.mark.any_device
 @pytest.mark.parametrize("version, name", [(None, b"dltensor"), ((0, 8), b"dltensor"),
                                            ((1, 0), b"dltensor_versioned"), ((2, 1), b"dltensor_versioned")])
 def test_what_other_libraries_get(table_flow, version, name):

@@ -137,21 +137,6 @@ def test_bfloat16_nets_keep_the_likelihood_the_inverse_and_the_file(tmp_path):
     assert not np.array_equal(again.log_prob(images[:20]), flows["float32"].log_prob(images[:20]))
 
 
-def test_dead_units_leave_no_denormal_moments():
-    """Where a gradient stays zero a moment decays; among denormal numbers it would slow every later step."""
-    flow = plain_table(2, couplings=2, hidden=(8,), preprocess="none")
-    x = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
-    flow.init(x)
-    optimizer = ef.Adam(flow)
-    flow.loss_and_grad(x)
-    optimizer.step()
-    flow.zero_grad()
-    for _ in range(2000):
-        optimizer.step()
-    for moment in optimizer.moments():
-        assert not ((moment != 0) & (np.abs(moment) < np.finfo(np.float32).tiny)).any()
-
-
 @pytest.mark.parametrize("context", [0, 2])
 def test_weights_of_a_residual_net_start_by_their_inputs(context):
     """As torch's linear layers do; but the last layer is zero, so that a coupling starts as the identity."""

@@ -52,14 +52,6 @@ def test_fit(table_model, table, name, ours):
     assert str(error.value) == (meant("fit", name, ours) if ours else f"[fit] unexpected argument {name!r}")
 
 
-@pytest.mark.parametrize("make", OPTIMIZERS)
-def test_optimizers(table_model, make):
-    with pytest.raises(TypeError, match=re.escape(meant(make.__name__, "learning_rate", "lr"))):
-        make(table_model, learning_rate=0.1)
-    with pytest.raises(TypeError, match=re.escape(f"[{make.__name__}] unexpected argument 'xyz'")):
-        make(table_model, xyz=0.1)
-
-
 def test_names_of_other_libraries_are_not_ours():
     calls = [*MODELS.values(), *OPTIMIZERS, ef.MovingAverage, ef.Schedule, ef.Flow.fit, ef.Flow.train_step]
     known = [set(inspect.signature(call).parameters) for call in calls]

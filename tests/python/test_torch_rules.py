@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 
 from parameters import assert_same, values  # noqa: E402
 
-import evenflow as ef  # noqa: E402
 from evenflow.torch import FlowModule  # noqa: E402
 
 torch.set_num_threads(1)
@@ -254,30 +253,6 @@ def test_a_module_sent_to_a_process_stays_the_flows(flow, x):
                 parameter.add_(0.1)
         assert torch.equal(copied(x)[0], wanted) and not np.array_equal(flow.params, before)
         assert not torch.equal(module(x)[0], wanted)
-
-
-@pytest.fixture
-def trained_images():
-    glow = ef.Glow((4, 4, 2), levels=1, steps=1, hidden=4)
-    images = torch.randint(0, 256, (16, 4, 4, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    glow.init(images)
-    return FlowModule(glow), images
-
-
-def test_noise_of_the_loss_is_torchs(trained_images):
-    """Else each step would have the same noise, which a flow learns by heart."""
-    module, images = trained_images
-    torch.manual_seed(1)
-    first, second = module.loss(images), module.loss(images)
-    torch.manual_seed(1)
-    assert module.loss(images) == first != second
-    assert module.loss(images, seed=3).item() == module.flow.loss_and_grad(images, seed=3)
-    state = torch.get_rng_state()
-    module.loss(images.float())  # without noise
-    assert torch.equal(torch.get_rng_state(), state)
-    for seed, error in ((-1, ef.ConfigError), (2**63, ef.ConfigError), (1.5, TypeError)):
-        with pytest.raises(error, match=r"\[loss\] expected"):
-            module.loss(images, seed=seed)
 
 
 @pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="torch has no such tag")

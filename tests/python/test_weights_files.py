@@ -158,16 +158,6 @@ def test_parts_that_count_for_nothing(folder, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_row_of_weight_zero_may_have_no_density(folder, capsys, tmp_path):
-    x, w = np.concatenate([X, [[3e37, 0]]]), np.append(W, 0)
-    np.savez(tmp_path / "far.npz", x=x, weight=w)
-    np.savez(tmp_path / "near.npz", x=X, weight=W)
-    far, near = (answer(capsys, "eval", folder / "run", tmp_path / name) for name in ("far.npz", "near.npz"))
-    assert far["nll_nats"] == pytest.approx(near["nll_nats"], rel=1e-12) and far["n"] == 601
-    np.savez(tmp_path / "far.npz", x=x, weight=w + 1e-9)
-    assert "for sample 600" in answer(capsys, "eval", folder / "run", tmp_path / "far.npz", code=1)
-
-
 def test_the_error_of_a_weighted_mean():
     """Equal weights are none; a row that counts alone has no error, and one that counts for nothing is not there."""
     flow = plain_table(2, couplings=2, hidden=(8,), dtype="float64")
