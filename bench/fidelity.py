@@ -83,8 +83,8 @@ def evenflow(flow, train, valid, test, seed, steps, a):
         if record["event"] == "step" and (record["step"] % a.every == 0 or record["step"] == steps):
             looks.look(record["step"], model.log_prob(valid).mean(), model.params.copy)
 
-    model.fit(train, steps=steps, batch_size=BATCH, optimizer="adam", lr=a.rate, warmup=0, schedule="cosine", clip=CLIP,
-              average=0, callback=look, verbose=False)
+    model.fit(train, valid=None, steps=steps, batch_size=BATCH, optimizer="adam", lr=a.rate, schedule="cosine",
+              callback=look, verbose=False, settings=ef.Settings(warmup=0, clip=CLIP, average=0))
     last = model.log_prob(test)
     model.params[:] = looks.values
     return looks, last, model.log_prob(test)

@@ -3,7 +3,7 @@
     import evenflow as ef
 
     flow = ef.CouplingFlow(6)
-    flow.fit(x_train, valid=x_valid)
+    flow.fit(x_train)
     log_prob = flow.log_prob(x_new)                # nats, in the columns' own units
     samples = flow.sample(1000)
 """
@@ -22,13 +22,14 @@ from evenflow.models import NICE, CouplingFlow, Glow, RealNVP, load, set_matmul_
 from evenflow.optim import SGD, Adam, Adamax, AdamW, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
 __all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "convert", "DeviceArray", "to_uint8", "data",
-           "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm",
-           "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError",
+           "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "Settings", "MovingAverage",
+           "clip_grad_norm", "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError",
            "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning", "__version__"]
 
 if TYPE_CHECKING:
     from evenflow import data
     from evenflow.converters import convert
+    from evenflow.training.settings import Settings
 
 
 def __dir__() -> list[str]:
@@ -42,4 +43,7 @@ def __getattr__(name: str) -> Any:
     if name == "convert":
         from evenflow.converters import convert
         return convert
+    if name == "Settings":
+        from evenflow.training.settings import Settings
+        return Settings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

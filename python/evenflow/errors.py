@@ -75,7 +75,7 @@ def warn(text: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "evenflow":
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, DataWarning, stacklevel=level - 1)
+    warnings.warn(text, DataWarning, stacklevel=level)
 
 
 def on_all_ranks(error: Exception, rank: int) -> Exception:

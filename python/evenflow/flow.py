@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from evenflow import checkpoint, density, optim
-from evenflow._border import arrays, checks
+from evenflow._border import checks
 from evenflow.density import Density, compiled
 from evenflow.errors import ConfigError, ShapeError
 from evenflow._border.names import hinted
 
 if TYPE_CHECKING:
-    from evenflow.data.augment import Augment
     from evenflow.importance import ImportanceSamples
+    from evenflow.training.history import History
+    from evenflow.training.settings import Settings
     from evenflow.verify import Report
 
 Auto = Literal["auto"]
 
 
-class History(list[dict[str, Any]]):
-    """What `Flow.fit` returns: a list with one dict a finished epoch."""
-
-    def __repr__(self) -> str:  # a notebook shows what a cell ends with, and a training has hundreds of epochs
-        if not self:
-            return "History: no finished epoch"
-        last = self[-1]
-        told = ", ".join(f"{name} {last[name]:.4f}" for name in ("loss", "valid_loss") if last.get(name) is not None)
-        count = "1 epoch" if len(self) == 1 else f"{len(self)} epochs"
-        return f"History: {count}, {last['step']} steps; last epoch: {told} nats"
+def _by_settings(name: str) -> str:
+    """Where an argument goes that `fit` does not take by name."""
+    from evenflow.training.settings import KINDS
+    if name.startswith("valid_"):
+        return "; pass valid=dict(x=..., context=..., sample_weight=...)"
+    return f"; pass settings=ef.Settings({name}=...)" if name in KINDS else ""
 
 
 class Flow(Density):
@@ -134,183 +131,81 @@ class Flow(Density):
         budget, clip = density.budget_of(where, activation_budget), checks.number(where, "clip", clip, 0.0)
         return optim.train_step(self, batch, budget, density.noise_seed(self, where, seed), optimizer, clip, average)
 
-    @hinted
-    def fit(self, x: ArrayLike, *, valid: ArrayLike | None = None, label: ArrayLike | None = None,
-            valid_label: ArrayLike | None = None, context: ArrayLike | None = None,
-            valid_context: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
-            valid_sample_weight: ArrayLike | None = None, epochs: int | None = None, steps: int | None = None,
-            batch_size: int | Auto = "auto", optimizer: str = "auto",
-            optimizer_options: dict[str, float] | None = None, lr: float | Auto = "auto",
-            warmup: int | Auto = "auto", schedule: str = "constant", lr_decay: float = 1.0,
-            lr_floor: float = 0.0, lr_patience: int = 10, clip: float | Auto = "auto",
-            average: float | Auto = "auto", patience: int | None = None, accumulate: int = 1,
-            augment: Augment | dict[str, Any] | None = None, on_nonfinite: str = "raise", max_failures: int = 10,
-            init_batch: int | None = None, activation_budget: int | None = None, seed: int | None = None,
+    @functools.partial(hinted, hint=_by_settings)
+    def fit(self, x: ArrayLike, *, valid: float | ArrayLike | dict[str, Any] | None = 0.1,
+            label: ArrayLike | None = None, context: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
+            epochs: int | None = None, steps: int | None = None, batch_size: int | Auto = "auto",
+            optimizer: str | type[optim.Optimizer] = "auto", lr: float | Auto = "auto",
+            schedule: str | optim.Schedule = "auto", patience: int | None | Auto = "auto", seed: int | None = None,
             checkpoint: str | os.PathLike[str] | None = None, resume: bool = False,
-            callback: Callable[[dict[str, Any]], None] | None = None, verbose: bool | None = None, comm: Any = None,
-            sync_batch_norm: bool = True, wire_dtype: str | None = None) -> History:
+            callback: Callable[[dict[str, Any]], Any] | None = None, verbose: bool | None = None,
+            settings: Settings | None = None) -> History:
         """Trains the flow by maximum likelihood.
 
-        A flow that is not initialised is initialised from the data. `valid` is scored after every epoch, and the
-        parameters that were best on it are kept; without it the moving average, or else the last ones. An error before
-        the first step leaves the flow as it was. A DataWarning tells of a table that has no density: columns of few
-        values, one value in many rows, repeated rows.
+        A flow that is not initialised is initialised from the data. A tenth of them is held out and scored after every
+        epoch, and the parameters that were best on it are kept; without validation data the moving average, or else the
+        last ones. An error before the first step leaves the flow as it was. A DataWarning tells of a table that has no
+        density: columns of few values, one value in many rows, repeated rows.
 
         Another call of fit trains the present parameters, and keeps the standardisation of the first data: call `reset`
-        before a fit to data of another scale. Everything else starts anew. With the same `seed` it
-        repeats the same order and noise, so give each of several short calls its own.
+        before a fit to data of another scale. Everything else starts anew. With the same `seed` it holds out the same
+        rows and repeats the same order and noise, so give each of several short calls its own.
 
         Parameters
         ----------
-        x, valid : array_like, (N, *shape)
-            Data to train on, and to choose the epoch by.
-        label, valid_label : array_like of int, (N,)
+        x : array_like, (N, *shape)
+            Data to train on.
+        valid : float, array_like, dict or None
+            What chooses the epoch: a share of x; other data; a dict of other data x and their label, context or
+            sample_weight; or None.
+        label : array_like of int, (N,)
             For a model with classes.
-        context, valid_context : array_like, (N, C)
+        context : array_like, (N, C)
             For a model with a context.
-        sample_weight, valid_sample_weight : array_like, (N,), optional
-            How much a row counts, >= 0; those of x are divided by their mean.
+        sample_weight : array_like, (N,), optional
+            How much a row counts, >= 0; they are divided by their mean.
         epochs, steps : int, optional
             Training ends after so many passes or updates, counted from the very first, or when `patience` runs out.
             If neither is given: 20 passes over a table or more, until there are 4,000 updates; of images 10 and 3,000.
             Without `valid`, which would end it in time, at most 100 passes.
-        batch_size : int
-            "auto": 64 for images, 32 ... 256 by N for tables.
-        optimizer : str
-            "adam", "adamw", "adamax", "sgd" or "rmsprop". "auto": "adamax" for images, "adam" for tables.
-        optimizer_options : dict, optional
-            More arguments of the optimiser: beta2, momentum, eps, weight_decay, ...
-        lr : float
-            Learning rate. "auto": 1e-3 for images, 3e-3 for tables.
-        warmup : int
-            Steps in which the rate rises linearly. "auto": 0 for images; for tables an epoch, at most 100 steps.
-        schedule : str
-            After the warm-up: "constant" (times lr_decay at every step), "cosine" (down to lr_floor at the last of
-            `epochs` or `steps`), or "plateau" (halved after lr_patience epochs without a better validation loss).
-        lr_decay, lr_floor, lr_patience : float, float, int
-            See `schedule`.
-        clip : float
-            Largest norm of the gradient; 0: not clipped. "auto": 0 for images, 20 for tables.
-        average : float
-            Decay of a moving average of the parameters, which is validated and kept; 0: none. "auto": 0 for images,
-            0.99 for tables.
-        patience : int, optional
-            Epochs without a better validation loss, after the warm-up, until training ends; 20 if `valid` is given and
-            no length.
-        accumulate : int
-            Pieces in which a batch is computed, to save memory. Batch norm sees each piece alone.
-        augment : Augment or dict, optional
-            Random changes of training images, drawn anew in every epoch; see evenflow.data.Augment.
-        on_nonfinite : str
-            After a loss or gradient that is not finite: "raise", "skip" the step, or "rollback" to the last snapshot
-            (every 100 steps) with half the rate.
-        max_failures : int
-            Steps that may fail until the error is raised after all.
-        init_batch : int, optional
-            Samples for the initialisation. None: about a million values; for whitening 64 rows a column.
-        activation_budget : int, optional
-            See `loss_and_grad`.
-        seed : int, optional
-            For the order of the data, augmentation and noise. None: the model's own seed.
+        batch_size, optimizer, lr, schedule, patience, seed
+            See `Settings`. optimizer is a name or a class, such as ef.Adam; schedule is a name or an `ef.Schedule`.
         checkpoint : path, optional
             Model file; the training state goes beside it (model.state.safetensors) every minute, at the end, and
             after Ctrl-C, SIGTERM or SIGHUP, before KeyboardInterrupt is raised.
         resume : bool
-            Continue from `checkpoint`, with the same data and settings, to the same bits as without the stop.
+            Go on from `checkpoint`, if it is there, with the same data and settings, to the same bits as without the
+            stop. Settings that are "auto" are taken from the checkpoint.
         callback : callable, optional
-            Called with a dict after every step ("event": "step") and epoch ("epoch"); see docs/training.md.
+            Called with a dict after every step ("event": "step") and epoch ("epoch"; the flow then holds the values
+            that are kept so far, and can be saved). The training ends where it returns True or raises StopIteration.
         verbose : bool, optional
             Show a progress bar (tqdm). None: if tqdm is installed and the output is a terminal or a notebook.
-        comm : optional
-            An mpi4py communicator whose ranks train together (docs/ranks.md).
-        sync_batch_norm : bool
-            With ranks: moments over all ranks' samples, rather than over each rank's own.
-        wire_dtype : str, optional
-            With ranks: "bfloat16" sends gradients rounded to it.
+        settings : Settings, optional
+            All other settings, and those above that are not given by name.
 
         Returns
         -------
         History
-            A list with one dict a finished epoch: epoch, step, loss (nats a sample), lr, seconds, ..., valid_loss.
+            A list with one dict an epoch: epoch, step, loss (nats a sample), lr, seconds, ..., valid_loss.
 
         Raises
         ------
         ShapeError, ConfigError, TypeError
             An argument doesn't fit the model, or `checkpoint` exists and resume is False.
         NumericError
-            The data or the loss are not finite, as `on_nonfinite` says.
+            The data or the loss are not finite, as `on_nonfinite` of the settings says.
         IoError
             `checkpoint` can't be written, or what it holds is damaged.
         MissingExtra
             verbose=True without tqdm.
         """
         # Imported here, since programs that only use a model don't need this.
-        from evenflow.data import discrete
-        from evenflow.training import presets, progress
-        from evenflow.data.augment import Augment
-        from evenflow.distributed.ranks import Ranks
-        from evenflow.training.settings import Settings
-        from evenflow.training.loop import Trainer, refuse_used
-        where = "fit"
-        if checks.flag(where, "resume", resume) and checkpoint is None:
-            raise ConfigError("[fit] resume=True needs checkpoint=...")
-        given: dict[str, Any] = dict(
-            batch_size=batch_size, optimizer=optimizer, lr=lr, warmup=warmup, clip=clip, average=average)
-        chosen = {name: value for name, value in given.items() if not (isinstance(value, str) and value == "auto")}
-        usual: dict[str, Any] = {}
-        length = presets.TRAINING["image" if self._is_image else "table"]
-        n = 1
-        with contextlib.suppress(TypeError):  # of what is no data, or no number, which Trainer says
-            n = max(len(cast(Any, x) if hasattr(x, "__len__") else arrays.as_array(where, x)), 1)
-            usual = {} if self._is_image else presets.table(n, chosen.get("batch_size"))
-        automatic = epochs is None and steps is None and patience is None and valid is not None
-        if automatic:
-            patience = length["patience"]
-        settings = Settings(
-            **{**usual, **chosen}, optimizer_options=optimizer_options or {}, schedule=schedule, lr_decay=lr_decay,
-            lr_floor=lr_floor, lr_patience=lr_patience, patience=patience, accumulate=accumulate,
-            augment=Augment.of(augment), on_nonfinite=on_nonfinite, max_failures=max_failures, init_batch=init_batch,
-            activation_budget=activation_budget, seed=self._config["seed"] if seed is None else seed,
-            sync_batch_norm=sync_batch_norm, wire_dtype=wire_dtype)
-        if epochs is None and steps is None:
-            epochs = presets.epochs(length, n, settings.batch_size)
-            epochs = min(epochs, presets.UNVALIDATED) if valid is None else epochs
-        path = None if checkpoint is None else checks.file_name(where, checkpoint)
-        ranks = Ranks(comm)
-        ranks.lead(lambda: None if resume or path is None else refuse_used(path))
-        with self._undone_on_error():
-            if not self.initialized:
-                found = (("x", arrays.names_of(x)), ("context", arrays.names_of(context)))
-                self._names = {what: names for what, names in found if names is not None}
-            trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, context=context,
-                              valid_context=valid_context, sample_weight=sample_weight,
-                              valid_sample_weight=valid_sample_weight, settings=settings, ranks=ranks)
-            if path is not None and resume:
-                if automatic:
-                    trainer.adopt_patience(path)
-                trainer.load_state(path)
-            if not self._is_image:
-                ranks.lead(lambda: discrete.warn(where, trainer))
-            quiet = ranks.rank > 0 or not progress.wanted(where, verbose)
-            shown = progress.Progress(None, quiet, self._is_image, lines=False)
-            train = trainer._begin(epochs, steps, shown.around(callback), path)
-        shown.total = trainer.planned
-        try:
-            train()
-        finally:
-            shown.close(stopped=trainer.progress.stopped)
-        return History(trainer.history)
-
-    @contextlib.contextmanager
-    def _undone_on_error(self) -> Iterator[None]:
-        """If the block raises, the values are put back."""
-        values, names = self._core.values.copy(), dict(self._names)
-        try:
-            yield
-        except BaseException:
-            self._core.values[:] = values
-            self._names = names
-            raise
+        from evenflow.training.fit import fit
+        everyday = dict(batch_size=batch_size, optimizer=optimizer, lr=lr, schedule=schedule, patience=patience,
+                        seed=seed)
+        return fit(self, x, valid, label, context, sample_weight, epochs, steps, everyday, checkpoint, resume, callback,
+                   verbose, settings)
 
     def save(self, path: str | os.PathLike[str] | IO[bytes]) -> None:
         """Writes settings and all tensors as one safetensors file.

@@ -84,13 +84,13 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
         raise IoError(f"[save_grid] expected to write {path}, got: {error}") from error
 
 
-def learning_curve(history: Any, path: str | os.PathLike[str]) -> None:
-    """Training and validation loss by epoch as a picture.
+def learning_curve(history: Any, path: str | os.PathLike[str] | None = None) -> Any:
+    """Training and validation loss by epoch: the figure, written to a path if there is one.
 
     history: of `Flow.fit`, at least one epoch; a list of records or another iterable, or a data frame of pandas.
     IoError; TypeError; ConfigError for an empty history, or another one; MissingExtra without matplotlib.
     """
-    path = checks.file_name("learning_curve", path)
+    path = None if path is None else checks.file_name("learning_curve", path)
     if hasattr(history, "to_dict") and hasattr(history, "iloc"):
         # What an epoch does not have, its row has as NaN.
         history = [{name: value for name, value in row.items() if value == value}
@@ -116,7 +116,9 @@ def learning_curve(history: Any, path: str | os.PathLike[str]) -> None:
             axes.plot(*zip(*points), label=label, marker="." if len(points) < 30 else None)
     if axes.lines:  # a legend of nothing is a warning; of no epoch a loss is known if all its steps failed
         axes.legend()
-    _save("learning_curve", figure, path)
+    if path is not None:
+        _save("learning_curve", figure, path)
+    return figure
 
 
 def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import arrays
-from evenflow.density import Density, check_flow
+from evenflow._border.batch import Batch
+from evenflow.density import Density, bounds_of, check_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.training.feed import as_taken
 from evenflow._border.files import Rows, blocks, check_any, write_rows
@@ -128,27 +129,26 @@ def _weighted_log_probs(flow: Density, rows: Rows, seed: int) -> Iterator[tuple[
         n += len(scores)
 
 
-def log_prob_on_ranks(flow: Density, x: Any, given: np.ndarray | None, ranks: Ranks,
-                      weights: np.ndarray | None = None) -> np.ndarray:
+def log_prob_on_ranks(flow: Density, data: Batch, ranks: Ranks) -> np.ndarray:
     """log p of all rows, of which each rank computes its share; the numbers do not depend on how many.
 
     Rows of weight 0, which may have no density, are not looked at and get 0.
     """
-    if weights is not None and not weights.all():
-        full, kept = np.zeros(len(x)), np.flatnonzero(weights)
-        full[kept] = log_prob_on_ranks(flow, Picked(x, kept), None if given is None else given[kept], ranks)
+    if data.weight is not None and not data.weight.all():
+        full, kept = np.zeros(len(data)), np.flatnonzero(data.weight)
+        full[kept] = log_prob_on_ranks(flow, Batch(Picked(data.x, kept), *(
+            None if part is None else part[kept] for part in (data.label, data.context))), ranks)
         return full
-    share, step = ranks.share(len(x)), max(1, SCORED_VALUES // flow.dims)
-    starts = range(share.start, share.stop, step)
-    parts = [slice(a, min(a + step, share.stop)) for a in starts]
+    share, step = ranks.share(len(data)), max(1, SCORED_VALUES // flow.dims)
+    ends = bounds_of(flow) if stays_outside(data.x) else None
 
-    def of(part: slice) -> Any:
-        rows, ends = origin(x, np.arange(part.start, part.stop)), flow._bounds if stays_outside(x) else None
-        return flow.log_prob(as_taken("log_prob", x[part], rows, flow.dtype, ends), first=part.start,
-                             **flow._by_name(None if given is None else given[part]))
+    def scores() -> list[Any]:
+        parts = [slice(a, min(a + step, share.stop)) for a in range(share.start, share.stop, step)]
+        return [flow.log_prob(as_taken("log_prob", rows.x, origin(data.x, np.arange(part.start, part.stop)), flow.dtype,
+                                       ends), first=part.start, **rows.conditions)
+                for part in parts for rows in [data[part]]]
 
-    scores = ranks.try_on_all(lambda: [of(part) for part in parts])
-    return ranks.gather(np.concatenate([np.empty(0), *scores]))
+    return ranks.gather(np.concatenate([np.empty(0), *ranks.try_on_all(scores)]))
 
 
 class _Mean:

@@ -14,6 +14,7 @@ import numpy as np
 from evenflow._border import arrays, checks
 from evenflow._border import bounds as of_columns
 from evenflow.errors import ConfigError, NumericError
+from evenflow.training.settings import Settings
 from evenflow._border.extras import need, outdated
 from evenflow.flow import Flow
 from evenflow.models import NICE, CouplingFlow
@@ -162,14 +163,15 @@ class FlowDensity(DensityMixin, BaseEstimator):
         given: dict[str, Any] = {} if self.batch_size is None else {"batch_size": self.batch_size}
         if weights is not None:
             given["sample_weight"] = weights[order[held_out:]]
-            given["valid_sample_weight"] = weights[order[:held_out]] if held_out else None
+            valid = None if valid is None else {"x": valid, "sample_weight": weights[order[:held_out]]}
         if names and all(isinstance(name, str) for name in names):
             flow._names = {"x": names}
         epochs = None if self.epochs is None else checks.whole("FlowDensity", "epochs", self.epochs, low=1)
         try:
             history = flow.fit(
                 train, valid=valid, epochs=epochs, lr=self.lr, patience=self.patience if held_out else None,
-                on_nonfinite="rollback", init_batch=len(train), seed=seed, verbose=self.verbose, **given)
+                seed=seed, verbose=self.verbose, settings=Settings(on_nonfinite="rollback", init_batch=len(train)),
+                **given)
         except NumericError as error:
             if flow.initialized:  # the columns were taken, and the training failed
                 raise

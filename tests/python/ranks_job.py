@@ -8,10 +8,10 @@ import sys
 import zlib
 
 import numpy as np
+from fits import fit
 from mpi4py import MPI
 
 import evenflow as ef
-from evenflow.distributed.sums import GradientSums
 
 MODELS = {
     "nice": lambda shape, **o: ef.NICE(shape, couplings=4, hidden=(20, 20), **o),
@@ -34,31 +34,26 @@ def main() -> None:
     else:
         digits = ef.data.load("digits")
         data, valid = digits.train[:208].astype(np.uint8), digits.test[:50]
-    settings = {"batch_size": 50, "lr": 1e-3, "clip": 10.0, "seed": 0, **job.get("settings", {})}
+    settings = {"batch_size": 50, "optimizer": "adamax", "lr": 1e-3, "clip": 10.0, "seed": 0, "average": 0.0, **job.get("settings", {})}
     if comm.Get_rank() == job.get("odd_rank"):
         settings.update(job["odd_settings"])
-    if "stretch" in job:
-        flow.init(data)
-        flow.named_parameters()["level0.step0.actnorm.logs"][..., 0] += job["stretch"]
-    GradientSums.least = job.get("least", GradientSums.least)
     weights = {}
     if job.get("weighted"):
         rng = np.random.default_rng(1)
-        weights = {"sample_weight": rng.uniform(0, 3, len(data)), "valid_sample_weight": rng.uniform(0, 3, len(valid))}
-    losses, repeated = [], 0
+        weights = {"sample_weight": rng.uniform(0, 3, len(data))}
+        valid = {"x": valid, "sample_weight": rng.uniform(0, 3, len(valid))}
+    losses = []
 
     def watch(record: dict) -> None:
-        nonlocal repeated
         if record["event"] == "step":
             losses.append(record["loss"])
-            repeated += flow.last_step["fallback"]
 
-    history = flow.fit(data, valid=valid, steps=job["steps"], callback=watch, checkpoint=job.get("checkpoint"),
-                       resume=job.get("resume", False), comm=comm, **weights, **settings)
+    history = fit(flow, data, valid, steps=job["steps"], callback=watch, checkpoint=job.get("checkpoint"),
+                  resume=job.get("resume", False), comm=comm, warmup=0, **weights, **settings)
     marks = comm.allgather(zlib.crc32(flow.params.tobytes()))
     if comm.Get_rank() == 0:
-        print(json.dumps({"losses": losses, "valid": [r["valid_loss"] for r in history],
-                          "epochs": [r["loss"] for r in history], "repeated": repeated,
+        print(json.dumps({"losses": losses, "valid": [r.get("valid_loss", 0.0) for r in history],
+                          "epochs": [r["loss"] for r in history],
                           "same": len(set(marks)) == 1, "params": flow.params[:1000].tolist()}))
 
 

@@ -5,11 +5,10 @@ import pytest
 
 import evenflow as ef
 from evenflow.data.augment import Augment
-from evenflow.training.loop import Settings, Trainer
 
 
 def test_augmented_training_resumes_exactly(pictures, tmp_path):
-    settings = dict(batch_size=12, augment=Augment.level(2), seed=3)
+    settings = dict(batch_size=12, seed=3, settings=ef.Settings(augment=Augment.level(2)))
     whole, part = (ef.NICE((6, 5, 3), hidden=(8,)) for _ in range(2))
     whole.fit(pictures, steps=14, **settings)
     part.fit(pictures, steps=6, checkpoint=tmp_path / "m.safetensors", **settings)
@@ -108,9 +107,9 @@ def test_each_change_is_drawn_apart():
     (lambda: Augment(shift=-1.0), ef.ConfigError, "shift"),
     (lambda: Augment(flip=1), TypeError, "flip"),
     (lambda: Augment.level(3), ef.ConfigError, "0 ... 2"),
-    (lambda: Settings(augment={"mirror": True}), ef.ConfigError, "no setting .mirror."),
-    (lambda: Settings(augment=2), TypeError, "Augment"),
-    (lambda: Trainer(ef.NICE(3, hidden=(4,)), np.ones((9, 3)), settings=Settings(augment=Augment(flip=True))),
+    (lambda: ef.Settings(augment={"mirror": True}), ef.ConfigError, "no setting .mirror."),
+    (lambda: ef.Settings(augment=2), TypeError, "Augment"),
+    (lambda: ef.NICE(3, hidden=(4,)).fit(np.ones((9, 3)), settings=ef.Settings(augment=Augment(flip=True))),
      ef.ConfigError, "for a table"),
 ])
 def test_broken_augment(make, error, word):

@@ -49,9 +49,8 @@ def test_the_average_of_constant_values(table, real_nvp, zero_debias):
 
 def test_average_is_what_fit_keeps(table, real_nvp):
     raw, averaged, seen = real_nvp(), real_nvp(), []
-    raw.fit(table, steps=6, batch_size=50, average=0.0)
-    averaged.fit(table, steps=6, batch_size=50, average=0.5,
-                 callback=lambda r: r["event"] == "step" and seen.append(averaged.params.copy()))
+    raw.fit(table, valid=None, steps=6, batch_size=50, settings=ef.Settings(average=0.0))
+    averaged.fit(table, valid=None, steps=6, batch_size=50, callback=lambda r: r["event"] == "step" and seen.append(averaged.params.copy()), settings=ef.Settings(average=0.5))
     assert np.array_equal(seen[-1], raw.params)
     weights = 0.5 ** np.arange(6, 0, -1)
     wanted = np.tensordot(weights / weights.sum(), seen, 1)
@@ -60,5 +59,5 @@ def test_average_is_what_fit_keeps(table, real_nvp):
 
 def test_validation_scores_what_is_kept(table, real_nvp):
     flow = real_nvp()
-    history = flow.fit(table[50:], valid=table[:50], epochs=1, batch_size=20, average=0.9, lr=1e-2, warmup=0)
+    history = flow.fit(table[50:], epochs=1, batch_size=20, lr=1e-2, valid=table[:50], settings=ef.Settings(average=0.9, warmup=0))
     assert history[0]["valid_loss"] == -flow.log_prob(table[:50]).mean()

@@ -35,7 +35,7 @@ def test_learns_a_conditional_density():
     c = rng.uniform(-1, 1, (4000, 1))
     x = np.concatenate([3 * c, c**2], 1) + rng.standard_normal((4000, 2)) * np.exp(c)
     flow = plain_table(2, couplings=4, hidden=(32, 32), context=1)
-    flow.fit(x[:3000], valid=x[3000:], context=c[:3000], valid_context=c[3000:], epochs=25, batch_size=100, lr=5e-3)
+    flow.fit(x[:3000], context=c[:3000], epochs=25, batch_size=100, lr=5e-3, valid=dict(x=x[3000:], context=c[3000:]))
     entropy = (np.log(2 * np.pi * np.e) + 2 * c[3000:, 0]).mean()
     assert -flow.log_prob(x[3000:], context=c[3000:]).mean() < entropy + 0.06
     for at in (-0.5, 0.5):
@@ -46,7 +46,7 @@ def test_learns_a_conditional_density():
 
 def test_fit_goes_on_from_a_checkpoint(known, tmp_path):
     x, c = known
-    settings = dict(context=c, valid=x[:20], valid_context=c[:20], batch_size=16, seed=2)
+    settings = dict(context=c, valid=dict(x=x[:20], context=c[:20]), batch_size=16, seed=2)
     whole = plain_table(3, couplings=2, hidden=(8,), context=2)
     whole.fit(x, epochs=4, **settings)
     half = plain_table(3, couplings=2, hidden=(8,), context=2)

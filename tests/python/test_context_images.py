@@ -47,8 +47,8 @@ def test_learns_what_the_context_says():
     losses = []
     for given in (c, None):
         flow = ef.Glow((8, 8, 1), levels=2, steps=4, hidden=32, bits=4, context=0 if given is None else 1)
-        context = dict(context=given[:900], valid_context=given[900:]) if given is not None else {}
-        history = flow.fit(x[:900], valid=x[900:], epochs=6, batch_size=32, optimizer="adam", lr=2e-3, **context)
+        history = flow.fit(x[:900], valid=dict(x=x[900:], context=None if given is None else given[900:]), epochs=6,
+                           context=None if given is None else given[:900], batch_size=32, optimizer="adam", lr=2e-3)
         losses.append(history[-1]["valid_bits_per_dim"])
         if given is not None:
             dark, light = (flow.sample(100, context=[v], seed=1).mean() for v in (0, 1))

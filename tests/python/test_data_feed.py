@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow._border.batch import Batch
 from evenflow.data.augment import Augment
 from evenflow.training.feed import Feed
 from evenflow.data.rows import Joined, Order, Picked, Rows, Stored
@@ -29,9 +30,8 @@ class Outside(Rows):
         return self.array[index]
 
 
-def feed(x, augment=None, ahead=2, labels=None, seed=5, batch=7):
-    return Feed(x, labels, dtype=np.dtype(np.float32), batch_size=batch, batches=-(-len(x) // batch),
-                seed=seed, augment=augment, ahead=ahead)
+def feed(x, augment=None, labels=None, batch=7):
+    return Feed(Batch(x, labels), dtype=np.dtype(np.float32), batch_size=batch, seed=5, augment=augment)
 
 
 def kinds(tmp_path):
@@ -81,45 +81,52 @@ def test_order_is_a_permutation(n, group):
         assert abs(np.corrcoef(np.arange(n), whole)[0, 1]) < 4 / np.sqrt(n / group)
 
 
-def test_order_of_many_rows_takes_no_memory():
-    order = Order(10**12, 0)
-    assert len(set(order[10**11:10**11 + 1000])) == 1000
-
-
 def test_every_row_once_an_epoch(tmp_path):
     """And neighbours in the file go to different batches."""
     x = np.arange(60_000, dtype=np.float32).reshape(30_000, 2)
     np.save(tmp_path / "x.npy", x)
     batches = feed(Stored(tmp_path / "x.npy", 128, x.shape, x.dtype), labels=np.arange(30_000), batch=100)
-    assert batches.x.group > 16
+    assert batches.data.x.group > 16
     epochs = [[batches.get(epoch, k) for k in range(300)] for epoch in range(2)]
     late = batches.get(0, 250)
     batches.close()
     for epoch in epochs:
-        rows = np.concatenate([batch.given for batch in epoch])
+        rows = np.concatenate([batch.batch.label for batch in epoch])
         assert np.array_equal(np.sort(rows), np.arange(30_000))
-        assert np.array_equal(np.concatenate([batch.x for batch in epoch]), x[rows])
-        distinct = [len(np.unique(batch.given // batches.x.group)) for batch in epoch]
+        assert np.array_equal(np.concatenate([batch.batch.x for batch in epoch]), x[rows])
+        distinct = [len(np.unique(batch.batch.label // batches.data.x.group)) for batch in epoch]
         assert np.mean(distinct[:256]) > 60
-    assert np.array_equal(late.given, epochs[0][250].given)
-    assert not np.array_equal(epochs[0][0].given, epochs[1][0].given)
+    assert np.array_equal(late.batch.label, epochs[0][250].batch.label)
+    assert not np.array_equal(epochs[0][0].batch.label, epochs[1][0].batch.label)
 
 
-def test_prefetch_changes_no_bit(pictures):
+def test_prefetch_changes_no_bit(pictures, monkeypatch):
+    """Nor does a system that gives no thread."""
     labels = np.arange(40)
-    whole = feed(Outside(pictures), Augment.level(2), ahead=0, labels=labels)
-    ahead = feed(Outside(pictures), Augment.level(2), labels=labels)
+    ahead, alone = (feed(Outside(pictures), Augment.level(2), labels) for _ in range(2))
+
+    def check(epoch, position):
+        a, b = ahead.get(epoch, position), alone.get(epoch, position)
+        assert np.array_equal(a.batch.x, b.batch.x) and np.array_equal(a.batch.label, b.batch.label)
+        assert len(b.batch) == b.size == (5 if position == 5 else 7)
+
+    ahead.get(0, 0)
+    with monkeypatch.context() as refused:
+        refused.setattr(threading.Thread, "start", refuse)
+        alone.get(0, 0)
     for epoch in range(3):
         for position in range(6):
-            a, b = whole.get(epoch, position), ahead.get(epoch, position)
-            assert np.array_equal(a.x, b.x) and np.array_equal(a.given, b.given)
-            assert len(b.x) == b.size == (5 if position == 5 else 7)
-    assert np.array_equal(whole.get(1, 2).x, ahead.get(1, 2).x)
-    assert ahead.x.threads == {"evenflow-feed_0"}
+            check(epoch, position)
+    check(1, 2)
+    assert ahead.data.x.threads == {"evenflow-feed_0"} and alone.data.x.threads == {"MainThread"}
     ahead.close()
-    assert np.array_equal(whole.get(0, 4).x, ahead.get(0, 4).x)
+    check(0, 4)
     ahead.close()
     assert not any("evenflow-feed" in t.name for t in threading.enumerate())
+
+
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
 
 
 def test_augmentation_is_drawn_anew_in_every_epoch(pictures):
@@ -127,7 +134,7 @@ def test_augmentation_is_drawn_anew_in_every_epoch(pictures):
     batches = feed(pictures, augment, labels=np.arange(40))
     for epoch in (0, 3):
         batch = batches.get(epoch, 1)
-        assert np.array_equal(batch.x, augment(pictures[batch.given], 5, epoch, batch.given))
+        assert np.array_equal(batch.batch.x, augment(pictures[batch.batch.label], 5, epoch, batch.batch.label))
     batches.close()
 
 
@@ -140,7 +147,7 @@ def test_error_comes_with_its_batch(pictures):
             with pytest.raises(ef.IoError, match="row 11"):
                 batches.get(0, position)
         else:
-            assert np.array_equal(batches.get(0, position).x, pictures[order[position * 7:position * 7 + 7]])
+            assert np.array_equal(batches.get(0, position).batch.x, pictures[order[position * 7:position * 7 + 7]])
     batches.close()
 
 
@@ -150,7 +157,7 @@ def test_nan_is_named_by_its_row_in_the_file(table, real_nvp):
     flow.init(table[:100])
     with pytest.raises(ef.NumericError, match="got nan in row 123, column 1"):
         flow.fit(Outside(table), batch_size=16, epochs=1)
-    history = flow.fit(Outside(table), batch_size=16, epochs=2, on_nonfinite="skip")
+    history = flow.fit(Outside(table), batch_size=16, epochs=2, settings=ef.Settings(on_nonfinite="skip"))
     assert [r["skipped"] for r in history] == [1, 1]
 
 
@@ -173,7 +180,7 @@ def test_training_from_outside_is_training_from_memory(table, real_nvp):
     """Of the same batches; so with one batch an epoch, of all rows but in another order."""
     inside, outside = (real_nvp(dtype="float64") for _ in range(2))
     for flow, source in ((inside, np.asarray), (outside, Outside)):
-        history = flow.fit(source(table), valid=source(table[:50]), batch_size=200, epochs=5, init_batch=200)
+        history = flow.fit(source(table), batch_size=200, epochs=5, valid=source(table[:50]), settings=ef.Settings(init_batch=200))
         assert 0 <= history[-1]["data_wait"] <= 1
     np.testing.assert_allclose(inside.params, outside.params, rtol=1e-7, atol=1e-9)
 
@@ -190,10 +197,10 @@ def test_resume_of_data_outside_is_exact(table, real_nvp, tmp_path):
 
 
 def test_nothing_is_read_as_a_whole(table, real_nvp, tmp_path, monkeypatch):
-    monkeypatch.setattr("evenflow.data.discrete.MOST_ROWS", 64)
+    monkeypatch.setattr("evenflow.data.check.MOST_ROWS", 64)
     x = Outside(np.concatenate([table + 0.1 * i for i in range(20)]))
     flow = real_nvp()
-    flow.fit(x, batch_size=32, steps=20, checkpoint=tmp_path / "m.safetensors", init_batch=64)
+    flow.fit(x, batch_size=32, steps=20, checkpoint=tmp_path / "m.safetensors", settings=ef.Settings(init_batch=64))
     assert max(map(len, x.reads)) <= 64
 
 

@@ -78,7 +78,7 @@ def pair(real_nvp, table, device):
 def test_training(pair, table):
     here, there = pair
     for flow in pair:
-        flow.fit(table, epochs=2, batch_size=50, optimizer="adam", clip=1.0, average=0.9)
+        flow.fit(table, epochs=2, batch_size=50, optimizer="adam", settings=ef.Settings(clip=1.0, average=0.9))
     np.testing.assert_allclose(there.params, here.params, atol=1e-7)
     there.params[:] = here.params
     np.testing.assert_allclose(there.log_prob(table), here.log_prob(table), rtol=1e-8)

@@ -80,7 +80,7 @@ def test_messages_that_the_troubleshooting_page_quotes():
     said = set()
     for call in (lambda: flow.fit(missing), lambda: flow.log_prob(np.full((1, 2), 1e20)), lambda: flow.init(constant),
                  lambda: flow.init(late), lambda: flow.fit(large),
-                 lambda: flow.fit(x, lr=1e3, optimizer="sgd", warmup=0, clip=0.0),
+                 lambda: flow.fit(x, lr=1e3, optimizer="sgd", settings=ef.Settings(warmup=0, clip=0.0)),
                  lambda: flow.inverse(np.full((1, 2), 3e38))):
         with pytest.raises(ef.NumericError) as error:
             call()

@@ -31,7 +31,7 @@ def trained_glow():
     """A Glow after some steps on the digits, and the digits."""
     digits = ef.data.load("digits")
     flow = ef.Glow((8, 8, 1), levels=2, steps=4, hidden=16, bits=4, seed=0)
-    flow.fit(digits.train[:500], epochs=4, batch_size=50, optimizer="adamax", lr=5e-3, warmup=10, seed=0)
+    flow.fit(digits.train[:500], epochs=4, batch_size=50, optimizer="adamax", lr=5e-3, seed=0, settings=ef.Settings(warmup=10))
     return flow, digits.test
 
 

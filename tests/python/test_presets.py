@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fits import fit
+
 import evenflow as ef
 from evenflow.training import presets
 from evenflow.cli.train import MODELS
@@ -57,7 +59,7 @@ def test_takes_a_step(name):
     assert set(preset.training) - set(training) <= {"epochs", "temperature", "sample_every"}
     x = np.random.default_rng(0).integers(0, 256, (3, *preset.shape), np.uint8)
     seen = []
-    flow.fit(x, steps=1, callback=seen.append, **{**training, "batch_size": 2})
+    fit(flow, x, steps=1, callback=seen.append, **{**training, "batch_size": 2})
     assert 0 < seen[0]["bits_per_dim"] < 20
     assert seen[0]["lr"] == pytest.approx(preset.training["lr"] / max(1, training.get("warmup", 0)))
 

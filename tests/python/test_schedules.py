@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from fits import fit
 from parameters import assert_same
 
 import evenflow as ef
@@ -13,7 +14,7 @@ import evenflow as ef
 def rates(flow, x, **settings):
     """Learning rate of every step, and the records of the epochs."""
     found = []
-    history = flow.fit(x, callback=lambda r: found.append(r["lr"]) if r["event"] == "step" else None, **settings)
+    history = fit(flow, x, callback=lambda r: found.append(r["lr"]) if r["event"] == "step" else None, **settings)
     return found, history
 
 
@@ -23,7 +24,7 @@ def rates(flow, x, **settings):
 def test_adamw_is_adam_without_decay(table, real_nvp):
     flows = [real_nvp() for _ in range(3)]
     for flow, optimizer, options in zip(flows, ("adam", "adamw", "adamw"), ({}, {"weight_decay": 0.0}, {})):
-        flow.fit(table, epochs=2, optimizer=optimizer, optimizer_options=options)
+        flow.fit(table, epochs=2, optimizer=optimizer, settings=ef.Settings(optimizer_options=options))
     assert_same(flows[0], flows[1])
     assert np.abs(flows[2].params - flows[0].params).max() > 1e-4  # its decay is 0.01 unless told
 
@@ -60,6 +61,18 @@ def test_a_cosine():
         ef.Schedule(steps=-1)
 
 
+def test_a_schedule_and_a_class_in_the_place_of_names(table, real_nvp):
+    schedule, seen, flows = ef.Schedule(1e-2, warmup=3, decay=0.9), [], [real_nvp(), real_nvp()]
+    flows[0].fit(table, steps=8, batch_size=50, optimizer=ef.Adamax, schedule=schedule, callback=seen.append)
+    assert [r["lr"] for r in seen if r["event"] == "step"] == [schedule.lr_at(step) for step in range(8)]
+    flows[1].fit(table, steps=8, batch_size=50, optimizer="adamax", lr=1e-2,
+                 settings=ef.Settings(warmup=3, lr_decay=0.9))
+    assert_same(*flows)
+    with pytest.raises(ef.ConfigError) as wrong:
+        flows[0].fit(table, steps=1, lr=1e-3, schedule=schedule)
+    assert wrong.value.argument == "lr"
+
+
 @pytest.mark.parametrize("length", [dict(epochs=3), dict(steps=12), dict(epochs=3, steps=99)])
 def test_fit_with_a_cosine(table, real_nvp, length):
     found, history = rates(real_nvp(), table, batch_size=50, lr=1e-2, warmup=2, schedule="cosine", lr_floor=1e-3,
@@ -82,7 +95,7 @@ def test_a_plateau_halves_the_rate(table, real_nvp):
 
 
 @pytest.mark.parametrize("setting, error, text", [
-    (dict(schedule="linear"), ef.ConfigError, "schedule to be one of 'constant', 'cosine', 'plateau', got 'linear'"),
+    (dict(schedule="linear"), ef.ConfigError, "schedule to be one of 'auto', 'constant', 'cosine', 'plateau', got 'linear'"),
     (dict(schedule="plateau"), ef.ConfigError, "schedule='plateau' needs validation data"),
     (dict(lr_patience=0), ef.ConfigError, "lr_patience >= 1"), (dict(lr_patience=1.5), TypeError, "lr_patience"),
     (dict(optimizer="adamw", lr=200.0), ef.ConfigError, r"lr \* weight_decay <= 1"),
@@ -90,7 +103,7 @@ def test_a_plateau_halves_the_rate(table, real_nvp):
 ])
 def test_settings(table, real_nvp, setting, error, text):
     with pytest.raises(error, match=rf"\[\w+\] .*{text}"):
-        real_nvp().fit(table, **setting)
+        fit(real_nvp(), table, **setting)
 
 
 @pytest.mark.parametrize("settings", [
@@ -106,14 +119,14 @@ def test_a_stop_changes_no_bit(tmp_path, table, real_nvp, settings):
 
     path, whole, part = tmp_path / "m.safetensors", real_nvp(), real_nvp()
     settings = dict(settings, valid=table[150:], batch_size=50, epochs=6)
-    wanted = whole.fit(table[:150], **settings)
+    wanted = fit(whole, table[:150], **settings)
     if settings.get("schedule") == "cosine":  # whose end is known from the start
         with pytest.raises(Stop):
-            part.fit(table[:150], callback=stop, checkpoint=path, **settings)
+            fit(part, table[:150], callback=stop, checkpoint=path, **settings)
     else:
-        part.fit(table[:150], checkpoint=path, **{**settings, "epochs": 4})
+        fit(part, table[:150], checkpoint=path, **{**settings, "epochs": 4})
     again = ef.load(path)
-    got = again.fit(table[:150], checkpoint=path, resume=True, **settings)
+    got = fit(again, table[:150], checkpoint=path, resume=True, **settings)
     assert_same(again, whole)
     assert all(a[name] == b[name] for a, b in zip(got, wanted) for name in ("step", "lr", "loss", "valid_loss"))
     assert len(got) == len(wanted)

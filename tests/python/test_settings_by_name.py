@@ -44,8 +44,8 @@ def test_the_error_says_what_it_is_called_here(call, error, text):
 
 
 @pytest.mark.parametrize("name, ours", [
-    ("learning_rate", "lr"), ("num_epochs", "epochs"), ("validation_data", "valid"), ("max_grad_norm", "clip"),
-    ("weights", "sample_weight"), ("y", "label"), ("batchsize", "batch_size"), ("early_stopping", None)])
+    ("learning_rate", "lr"), ("num_epochs", "epochs"), ("validation_data", "valid"), ("weights", "sample_weight"),
+    ("y", "label"), ("batchsize", "batch_size"), ("early_stopping", None)])
 def test_fit(table_model, table, name, ours):
     with pytest.raises(TypeError) as error:
         table_model.fit(table, **{name: 1})

@@ -1,19 +1,21 @@
 """Training through the public surface: validation, recovery, accumulation, optimisers' helpers."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
+from fits import fit
 from parameters import assert_same, broken_after, values
+from plain import plain_table
 import evenflow as ef
 from evenflow.density import loss_and_grad
-from evenflow.training.loop import Settings, Trainer
 
 
 def test_learns(images, glow):
     flow = glow()
     seen = []
-    history = flow.fit(images[0], epochs=30, batch_size=16, lr=1e-2, callback=seen.append)
+    history = fit(flow, images[0], epochs=30, batch_size=16, lr=1e-2, average=0.0, callback=seen.append)
     assert flow.initialized
     assert [r["epoch"] for r in history] == list(range(1, 31)) and history[-1]["step"] == 120
     assert sum(r["event"] == "step" for r in seen) == 120
@@ -30,6 +32,22 @@ def test_same_seed_same_bits(table, real_nvp):
     assert not np.array_equal(one.params, other.params)
 
 
+def test_a_small_mapping_is_an_array(tmp_path, table, real_nvp):
+    """As joblib hands arrays of a megabyte to its processes."""
+    np.save(tmp_path / "x.npy", table)
+    flows = [real_nvp(), real_nvp()]
+    for flow, x in zip(flows, (table, np.load(tmp_path / "x.npy", mmap_mode="r"))):
+        flow.fit(x, epochs=2)
+    assert_same(*flows)
+
+
+def test_threads_change_no_bit(images, glow):
+    one, two = glow(threads=1), glow(threads=2)
+    for flow in (one, two):
+        flow.fit(images[0], steps=5, batch_size=50)
+    assert_same(one, two)
+
+
 def test_every_step_draws_noise_anew(images, glow):
     seen = []
     glow().fit(np.repeat(images[0][:1], 16, 0), batch_size=16, lr=0.0, steps=3, callback=seen.append)
@@ -38,13 +56,13 @@ def test_every_step_draws_noise_anew(images, glow):
 
 def test_initialised_from_rows_of_all_the_data(table, real_nvp):
     x, flow, first = table[np.argsort(table[:, 0])], real_nvp(), real_nvp()
-    flow.fit(x, steps=0, init_batch=20)
+    flow.fit(x, valid=None, steps=0, settings=ef.Settings(init_batch=20))
     first.init(x[:20])
     means = [values(f)["preprocess.mean"][0] for f in (flow, first)]
     assert abs(means[0] - 100) < 5 < abs(means[1] - 100)
     flow = real_nvp(context=1)
     with pytest.warns(ef.DataWarning, match="a linear function of the context"):
-        flow.fit(x, context=x[:, :1], steps=0, init_batch=20)
+        flow.fit(x, valid=None, context=x[:, :1], steps=0, settings=ef.Settings(init_batch=20))
     assert values(flow)["context.mean"] == pytest.approx(values(flow)["preprocess.mean"][:1])  # of the same rows
 
 
@@ -57,8 +75,7 @@ def test_best_is_kept_and_training_stops(table, real_nvp):
             kept[record["valid_loss"]] = values(flow)
 
     # A rate that makes the validation loss worse sooner or later.
-    history = flow.fit(table[:40], valid=table[40:], epochs=200, batch_size=40, lr=3e-2, warmup=0, average=0.0,
-                       patience=5, callback=watch)
+    history = flow.fit(table[:40], epochs=200, batch_size=40, lr=3e-2, patience=5, callback=watch, valid=table[40:], settings=ef.Settings(warmup=0, average=0.0))
     losses = [r["valid_loss"] for r in history]
     best = int(np.argmin(losses))
     assert len(losses) == best + 6 < 200
@@ -81,22 +98,28 @@ def test_a_better_epoch_begins_patience_anew(table, real_nvp):
         if record["event"] == "step":
             size[0] = next(scales) * start
 
-    history = flow.fit(table, valid=table[:50], epochs=7, batch_size=200, lr=0.0, warmup=0, average=0.0, patience=2,
-                       callback=watch)
+    history = flow.fit(table, epochs=7, batch_size=200, lr=0.0, patience=2, callback=watch, valid=table[:50], settings=ef.Settings(warmup=0, average=0.0))
     assert len(history) == 5
 
 
 def test_patience_begins_after_the_warmup(table, real_nvp):
     """Whose small steps are no sign that nothing gets better: the first epoch is the best here."""
     settings = dict(valid=table[:50], epochs=40, batch_size=len(table), lr=0.0, patience=3)
-    assert [len(real_nvp().fit(table, warmup=steps, **settings)) for steps in (0, 7)] == [4, 10]
+    assert [len(real_nvp().fit(table, **settings, settings=ef.Settings(warmup=steps))) for steps in (0, 7)] == [4, 10]
+
+
+def test_validation_in_pieces_is_the_same(images, glow, monkeypatch):
+    x, valid = images[0], images[0][:50]
+    whole = glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"]
+    monkeypatch.setattr("evenflow.score.SCORED_VALUES", 32 * 7)
+    assert glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"] == pytest.approx(whole, rel=1e-9)
 
 
 def test_accumulation_gives_the_same_gradient(images, glow):
     x = images[0]
     flows = [glow(dtype="float64"), glow(dtype="float64")]
     for flow, pieces in zip(flows, (1, 3)):
-        flow.fit(x, steps=1, batch_size=50, accumulate=pieces, optimizer="sgd", lr=1e-3)
+        fit(flow, x, steps=1, batch_size=50, optimizer="sgd", lr=1e-3, accumulate=pieces)
     assert not np.array_equal(flows[0].params, glow(dtype="float64").params)
     np.testing.assert_allclose(flows[1].params, flows[0].params, rtol=1e-10, atol=1e-12)
 
@@ -105,7 +128,7 @@ def test_accumulation_gives_the_same_gradient(images, glow):
 def test_steps_in_pieces_are_clipped_and_averaged(table, real_nvp, setting):
     whole, pieces = (real_nvp(dtype="float64") for _ in range(2))
     for flow, count in ((whole, 1), (pieces, 3)):
-        flow.fit(table, steps=6, batch_size=50, accumulate=count, optimizer="sgd", lr=1e-2, **setting)
+        fit(flow, table, steps=6, batch_size=50, optimizer="sgd", lr=1e-2, **setting, accumulate=count)
     np.testing.assert_allclose(pieces.params, whole.params, rtol=1e-8, atol=1e-12)
 
 
@@ -114,29 +137,29 @@ def test_pieces_are_balanced(table, real_nvp, monkeypatch, batch_norm, sizes):
     """Of batches of 13 and 3 rows; batch norm never sees one row, which has no variance."""
     flow, seen = real_nvp(batch_norm=batch_norm), []
     flow.init(table)
-    monkeypatch.setattr("evenflow.training.loop.loss_and_grad",
+    monkeypatch.setattr("evenflow.distributed.steps.loss_and_grad",
                         lambda flow, batch, *a, **k: seen.append(len(batch)) or loss_and_grad(flow, batch, *a, **k))
-    flow.fit(table[:16], epochs=1, batch_size=13, accumulate=4)
+    flow.fit(table[:16], valid=None, epochs=1, batch_size=13, settings=ef.Settings(accumulate=4))
     assert seen == sizes
 
 
 def test_batch_norm_refuses_single_rows(table, real_nvp):
     for rows, batch in ((9, 1), (1, 64)):
         with pytest.raises(ef.ConfigError, match="at least 2 samples for batch norm, got one of 1"):
-            real_nvp(batch_norm=True).fit(table[:rows], batch_size=batch, steps=1)
+            real_nvp(batch_norm=True).fit(table[:rows], valid=None, batch_size=batch, steps=1)
 
 
 def test_last_batch(table, real_nvp):
     for rows, batch, steps in ((65, 64, 1), (66, 64, 2), (64, 64, 1), (1, 64, 1), (3, 1, 3)):
         flow = real_nvp()
         flow.init(table)
-        assert flow.fit(table[:rows], epochs=1, batch_size=batch)[0]["step"] == steps
-    assert real_nvp(batch_norm=True).fit(table[:65], epochs=1, batch_size=64)[0]["step"] == 1
+        assert flow.fit(table[:rows], valid=None, epochs=1, batch_size=batch)[0]["step"] == steps
+    assert real_nvp(batch_norm=True).fit(table[:65], valid=None, epochs=1, batch_size=64)[0]["step"] == 1
 
 
 def test_the_length_if_none_is_given(table, real_nvp):
     """4,000 updates, which patience may end; 100 passes where there are no data to tell."""
-    assert len(real_nvp().fit(table, batch_size=100)) == 100
+    assert len(real_nvp().fit(table, valid=None, batch_size=100)) == 100
     few = real_nvp().fit(table[20:], valid=table[:20], batch_size=100)
     assert 20 < len(few) < 2000 and all(r["valid_loss"] >= few[-21]["valid_loss"] for r in few[-20:])
     assert len(real_nvp().fit(table[20:], valid=table[:20], batch_size=100, epochs=2)) == 2
@@ -154,7 +177,7 @@ def test_nonfinite_raise(table, poisoned, real_nvp):
     flow = real_nvp()
     flow.init(table)
     with pytest.raises(ef.NumericError):
-        flow.fit(poisoned, epochs=1, batch_size=20)
+        flow.fit(poisoned, valid=None, epochs=1, batch_size=20)
     assert np.isfinite(flow.params).all()
 
 
@@ -164,7 +187,7 @@ def test_nonfinite_recovers(table, poisoned, real_nvp, mode, batch_norm):
     flow = real_nvp(batch_norm=batch_norm)
     flow.init(table)
     seen = []
-    history = flow.fit(poisoned, epochs=3, batch_size=20, lr=1e-3, warmup=0, on_nonfinite=mode, callback=seen.append)
+    history = fit(flow, poisoned, epochs=3, batch_size=20, lr=1e-3, callback=seen.append, warmup=0, on_nonfinite=mode)
     assert [r["skipped"] for r in history] == [1, 1, 1]
     assert len([r for r in seen if "skipped" in r and r["event"] == "step"]) == 3
     assert all(np.isfinite(v).all() for v in values(flow).values())
@@ -179,7 +202,7 @@ def test_a_skipped_step_leaves_running_statistics(table, poisoned, real_nvp, acc
     flow = real_nvp(batch_norm=True)
     flow.init(table)
     start = values(flow)
-    history = flow.fit(poisoned[:20], epochs=1, batch_size=20, accumulate=accumulate, on_nonfinite="skip", seed=seed)
+    history = fit(flow, poisoned[:20], epochs=1, batch_size=20, seed=seed, accumulate=accumulate, on_nonfinite="skip")
     assert history[0]["skipped"] == 1
     assert_same(flow, start)
 
@@ -188,35 +211,100 @@ def test_rollback_restores_the_snapshot(table, real_nvp):
     flow = real_nvp()
     flow.init(table)
     start = values(flow)
-    trainer = Trainer(flow, table, settings=Settings(batch_size=20, on_nonfinite="rollback", average=0.9))
-    trainer.run(steps=6, callback=broken_after(flow, 5))
+    fit(flow, table, batch_size=20, on_nonfinite="rollback", average=0.9, steps=6, callback=broken_after(flow, 5))
     assert_same(flow, start)
-    assert trainer.optimizer.steps == trainer.average.steps == 0
 
 
-def test_gives_up(table, poisoned, real_nvp):
-    flow = real_nvp()
-    flow.init(table)
-    options = dict(batch_size=20, on_nonfinite="skip", max_failures=2)
-    assert [r["skipped"] for r in flow.fit(poisoned, epochs=2, **options)] == [1, 1]
-    with pytest.raises(ef.NumericError, match="at most 2 failed steps"):
-        flow.fit(poisoned, epochs=10, **options)
-
-
-def test_ten_steps_may_fail(table, real_nvp):
-    flow, x = real_nvp(), table[:20].copy()
+def test_ten_steps_may_fail_one_after_the_other(table, real_nvp):
+    flow, x = real_nvp(), table[:11].copy()
     flow.init(table)
     x[:10] *= 1e30
-    assert flow.fit(x, epochs=1, batch_size=1, on_nonfinite="skip")[0]["skipped"] == 10
+    options = dict(batch_size=1, on_nonfinite="skip")
+    assert [r["skipped"] for r in fit(flow, x, epochs=3, **options)] == [10, 10, 10]
     x[10] *= 1e30
-    with pytest.raises(ef.NumericError, match="at most 10 failed steps"):
-        flow.fit(x, epochs=1, batch_size=1, on_nonfinite="skip")
+    with pytest.raises(ef.NumericError, match="at most 10 failed steps one after the other"):
+        fit(flow, x, epochs=1, **options)
+
+
+def test_a_tenth_is_held_out(table, real_nvp):
+    """Of rows, labels, contexts and weights alike."""
+    x, rows = np.concatenate([table] * 5), np.arange(1000.0)
+    flow, other = real_nvp(context=1), real_nvp(context=1)
+    history = flow.fit(x, context=rows, sample_weight=1 + rows, epochs=3, seed=4)
+    assert (history.rows, history.valid_rows) == (900, 100) and "validated on 100" in repr(history)
+    held = np.sort(np.random.default_rng(4).permutation(1000)[:100])
+    rest = np.setdiff1d(np.arange(1000), held)
+    again = other.fit(x[rest], context=rows[rest], sample_weight=1 + rows[rest], epochs=3, seed=4, valid=dict(
+        x=x[held], context=rows[held], sample_weight=1 + rows[held]))
+    assert_same(flow, other)
+    assert [r["valid_loss"] for r in history] == pytest.approx([r["valid_loss"] for r in again], rel=1e-12)
+    whole = real_nvp().fit(table, valid=None, epochs=1)
+    assert (whole.rows, whole.valid_rows) == (200, 0) and "valid_loss" not in whole[0]
+    assert flow.fit(table[:1], context=rows[:1], epochs=1).valid_rows == 0  # one row is not divided
+
+
+@pytest.mark.parametrize("valid", [1.0, -0.1, math.nan, "x", {"y": 1}, {"x": np.zeros((3, 3)), "contxt": 1}, True,
+                                   np.zeros((3, 2)), {"x": np.zeros((3, 3)), "label": [0, 0, 0]}])
+def test_validation_data_that_are_none(table, real_nvp, valid):
+    flow = real_nvp()
+    with pytest.raises((ef.ConfigError, ef.ShapeError, TypeError)):
+        flow.fit(table, valid=valid, epochs=1)
+    assert not flow.initialized
+
+
+def test_a_callback_ends_a_training(tmp_path, table, real_nvp):
+    """And another fit goes on with it."""
+    def at(step):
+        return lambda record: record["step"] == step
+
+    def stop(record):
+        if record["step"] == 7:
+            raise StopIteration
+
+    path, flow, whole = tmp_path / "m.safetensors", real_nvp(), real_nvp()
+    history = flow.fit(table, batch_size=50, epochs=9, callback=at(6), checkpoint=path)
+    assert [r["step"] for r in history] == [4, 6] and "valid_loss" not in history[1] and history[1]["loss"] > 0
+    assert real_nvp().fit(table, batch_size=50, epochs=9, callback=stop)[-1]["step"] == 7
+    again = ef.load(path)
+    again.fit(table, batch_size=50, epochs=9, checkpoint=path, resume=True)
+    whole.fit(table, batch_size=50, epochs=9)
+    assert_same(again, whole)
+
+
+def test_an_epochs_callback_sees_what_is_kept(tmp_path, table, real_nvp):
+    flow, path = real_nvp(), tmp_path / "m.safetensors"
+    history = flow.fit(table, epochs=4, callback=lambda r: flow.save(path) if r["event"] == "epoch" else None)
+    assert_same(ef.load(path), flow)
+    assert history[-1]["valid_loss"] >= min(r["valid_loss"] for r in history)
+
+
+def test_any_number_of_steps_has_a_loss(table, real_nvp):
+    history = real_nvp().fit(table, steps=1)
+    assert len(history) == 1 and history[0]["loss"] > 0 and history[0]["step"] == 1
+    assert real_nvp().fit(table, steps=0) == []
+
+
+def test_a_setting_has_one_place(table, real_nvp):
+    flow, settings = real_nvp(), ef.Settings(lr=1e-3, clip=1.0)
+    flow.fit(table, steps=1, settings=settings)
+    flow.fit(table, steps=1, lr=1e-3, settings=settings)
+    for more, name in ((dict(lr=2e-3, settings=settings), "lr"), (dict(settings=3), "settings")):
+        with pytest.raises((ef.ConfigError, TypeError)) as wrong:
+            flow.fit(table, steps=1, **more)
+        assert wrong.value.argument == name
+    for call, words in ((lambda: flow.fit(table, clip=1.0), "pass settings=ef.Settings(clip=...)"),
+                        (lambda: flow.fit(table, learning_rate=1.0), "did you mean 'lr'?"),
+                        (lambda: flow.fit(table, valid_context=[1]), "pass valid=dict("),
+                        (lambda: ef.Settings(clipp=1.0), "did you mean 'clip'?")):
+        with pytest.raises(TypeError) as wrong:
+            call()
+        assert words in str(wrong.value)
 
 
 def test_nonfinite_validation(table, poisoned, real_nvp):
     with pytest.raises(ef.NumericError):
         real_nvp().fit(table, valid=poisoned, epochs=1)
-    assert real_nvp().fit(table, valid=poisoned, epochs=1, on_nonfinite="skip")[0]["valid_loss"] is None
+    assert real_nvp().fit(table, epochs=1, valid=poisoned, settings=ef.Settings(on_nonfinite="skip"))[0]["valid_loss"] is None
 
 
 @pytest.mark.parametrize("setting, error, word", [
@@ -227,23 +315,20 @@ def test_nonfinite_validation(table, poisoned, real_nvp):
     (dict(lr=-1.0), ef.ConfigError, "lr"),
     (dict(lr_decay=1.5), ef.ConfigError, "lr_decay in 0 ... 1, got 1.5"),
     (dict(on_nonfinite="ignore"), ef.ConfigError, "rollback"),
-    (dict(patience=3), ef.ConfigError, "patience needs validation data"),
-    (dict(valid_label=[0]), ef.ConfigError, "valid_label needs validation data"),
+    (dict(patience=3), ef.ConfigError, "patience=3 needs validation data"),
     (dict(callback=3), TypeError, "a function of a record as callback, got 3"),
     (dict(epochs=-1), ef.ConfigError, "epochs"),
     (dict(average=1.5), ef.ConfigError, "average"),
-    (dict(learning_rate=1e-3), TypeError, r"\[fit\] unexpected argument 'learning_rate'; did you mean 'lr'\?"),
 ])
 def test_settings(table, real_nvp, setting, error, word):
     with pytest.raises(error, match=word):
-        real_nvp().fit(table, **setting)
+        fit(real_nvp(), table, **setting)
 
 
 @pytest.mark.parametrize("initialized", [False, True])
 @pytest.mark.parametrize("setting", [
     dict(epochs="3"), dict(steps=1.5), dict(callback=3), dict(optimizer="adam", optimizer_options={"eps": 0.0}),
     dict(optimizer_options={"nope": 1}), dict(optimizer_options=3), dict(checkpoint="nowhere/m.safetensors"),
-    dict(checkpoint="absent.safetensors", resume=True),
 ])
 def test_a_refused_fit_changes_nothing(tmp_path, monkeypatch, table, real_nvp, setting, initialized):
     monkeypatch.chdir(tmp_path)
@@ -252,17 +337,18 @@ def test_a_refused_fit_changes_nothing(tmp_path, monkeypatch, table, real_nvp, s
         flow.init(table)
     before = values(flow)
     with pytest.raises((TypeError, ef.Error)):
-        flow.fit(table * 1000, **setting)
+        fit(flow, table * 1000, **setting)
     assert flow.initialized == initialized
     assert_same(flow, before)
 
 
-@pytest.mark.parametrize("options", [{"nope": 1}, {"beta1": 2.0}])
-def test_a_refused_trainer_does_not_initialise(table, real_nvp, options):
-    flow = real_nvp()
-    with pytest.raises(ef.ConfigError):
-        Trainer(flow, table, settings=Settings(optimizer_options=options))
-    assert not flow.initialized
+def test_a_refused_fit_changes_nothing_of_what_it_would_go_on_from(tmp_path, table, real_nvp):
+    flow, path = real_nvp(), tmp_path / "m.safetensors"
+    real_nvp().fit(table, steps=3, checkpoint=path)
+    before = values(flow)
+    with pytest.raises(TypeError, match="a whole number for steps, got 4.5"):
+        flow.fit(table, steps=4.5, checkpoint=path, resume=True)
+    assert_same(flow, before)
 
 
 def test_schedule():
@@ -274,8 +360,7 @@ def test_schedule():
 
 def test_steps_follow_the_schedule(table, real_nvp):
     schedule, seen = ef.Schedule(1e-2, warmup=4, decay=0.5, floor=2e-3), []
-    real_nvp().fit(table, steps=8, batch_size=50, lr=1e-2, warmup=4, lr_decay=0.5, lr_floor=2e-3,
-                   callback=seen.append)
+    real_nvp().fit(table, steps=8, batch_size=50, lr=1e-2, callback=seen.append, settings=ef.Settings(warmup=4, lr_decay=0.5, lr_floor=2e-3))
     assert [r["lr"] for r in seen if r["event"] == "step"] == [schedule.lr_at(step) for step in range(8)]
 
 
@@ -298,11 +383,65 @@ def test_optimizers_descend(table, real_nvp, make):
     assert np.array_equal(flow.params, before) and optimizer.steps == 30
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make, settings", [
+    (ef.Adam, {}), (ef.Adam, dict(beta1=0.9999)), (ef.Adam, dict(beta2=0.9999999)),
+    (ef.Adam, dict(beta1=0.0, beta2=0.0)),
+    (ef.Adamax, dict(beta1=0.9999)), (ef.RMSProp, dict(decay=0.999999, eps=1e-6)), (ef.RMSProp, dict(decay=0.0)),
+])
+def test_decays_near_one_keep_their_digits(table, real_nvp, dtype, make, settings):
+    """Steps as float64 has them, of a beta that float32 rounds by more than a thousandth of 1 - beta."""
+    def moved(dtype):
+        flow = real_nvp(dtype=dtype)
+        flow.init(table)
+        optimizer, rng, flow.params[:] = make(flow, **settings), np.random.default_rng(0), 0
+        for _ in range(20):
+            flow.grads[:] = rng.standard_normal(len(flow.grads)).astype(np.float32)
+            optimizer.step()
+        return {name: flow.named_parameters()[name].ravel() for name in flow.named_grads()}
+
+    got, wanted = moved(dtype), moved("float64")
+    for name, value in wanted.items():
+        assert np.abs(got[name] - value).max() < 3e-5 * np.abs(value).max()
+
+
 @pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.SGD, ef.RMSProp])
 def test_shrink_multiplies_every_value(table_model, make):
     before = table_model.params.copy()
     make(table_model, shrink=0.5).step()  # of no gradient
     assert before.any() and np.array_equal(table_model.params, 0.5 * before)
+
+
+@pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.RMSProp])
+def test_gradients_of_any_size(table, real_nvp, make):
+    """Neither a square that overflows nor one that vanishes stops a value for good, and no gap becomes NaN."""
+    for dtype, sizes in (("float32", (1e30, 1e-12)), ("float64", (1e150, 1e-100))):
+        for size in (*sizes, -sizes[0]):
+            flow = real_nvp(dtype=dtype)
+            flow.init(table)
+            optimizer = make(flow, eps=1e-30 if dtype == "float32" else 1e-250)
+            before = flow.params.copy()
+            flow.grads[0], flow.grads[1] = size, 0
+            optimizer.step()
+            assert 1e-5 < (before[0] - flow.params[0]) * np.sign(size) < 0.1
+            assert np.array_equal(flow.params[1:], before[1:])
+            before = flow.params.copy()
+            flow.grads[0] = size
+            optimizer.step()
+            assert flow.params[0] != before[0] and (flow.params[0] < before[0]) == (size > 0)
+            assert all(np.isfinite(moment).all() for moment in optimizer.moments())
+
+
+def test_adamax_forgets(table, real_nvp):
+    """What is never fed again ends at zero: denormal numbers would make every later step ten times as slow."""
+    flow = real_nvp()
+    flow.init(table)
+    optimizer = ef.Adamax(flow, beta2=0.5)
+    flow.grads[:] = 1e-3
+    for _ in range(150):
+        optimizer.step()
+        flow.grads[:] = 0
+    assert not optimizer.moments()[1].any()
 
 
 @pytest.mark.parametrize("make, setting, word", [
@@ -321,6 +460,14 @@ def test_settings_that_the_dtype_rounds_away(table, real_nvp, make, setting, wor
         make(real_nvp(dtype="float64"), **setting)
 
 
+def test_rmsprop_has_the_floor_of_nices_code(table, table_model):
+    other = copy.deepcopy(table_model)
+    for flow, options in ((table_model, {}), (other, dict(eps=1e-2))):
+        flow.loss_and_grad(table)  # some gradients are below the floor
+        ef.RMSProp(flow, **options).step()
+    assert_same(table_model, other)
+
+
 def test_clip(table, real_nvp):
     flow = real_nvp(dtype="float64")
     flow.init(table)
@@ -330,6 +477,27 @@ def test_clip(table, real_nvp):
     assert np.linalg.norm(flow.grads) == pytest.approx(norm)
     assert ef.clip_grad_norm(flow, norm / 4) == pytest.approx(norm)
     assert np.linalg.norm(flow.grads) == pytest.approx(norm / 4)
+
+
+@pytest.mark.parametrize("batch", [200, 20])
+def test_norm_is_known_until_gradients_change(table, real_nvp, batch):
+    flow, seen = real_nvp(dtype="float64"), real_nvp(dtype="float64")
+    for f in (flow, seen):
+        f.init(table)
+    assert len(seen.grads) > 0  # may be written to from now on: its norm is never taken as known
+    x = table[:batch]
+    for f in (flow, seen):
+        f.loss_and_grad(x)
+    norm = ef.clip_grad_norm(seen, 0.0)
+    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
+    flow.loss_and_grad(x)
+    assert ef.clip_grad_norm(flow, norm) == pytest.approx(2 * norm, rel=1e-12)
+    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
+    flow.zero_grad()
+    assert ef.clip_grad_norm(flow, 0.0) == 0
+    flow.loss_and_grad(x)
+    ef.SGD(flow, lr=0.0).step()
+    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
 
 
 @pytest.mark.parametrize("batch", [200, 20])
@@ -355,12 +523,23 @@ def test_a_failed_pass_changes_no_gradient(table, real_nvp, batch):
 def test_class_conditional(images, glow):
     x, labels = images
     flow = glow(classes=3, class_weight=1.0)
-    history = flow.fit(x, label=labels, valid=x, valid_label=labels, epochs=40, batch_size=16, lr=1e-2)
+    history = flow.fit(x, label=labels, epochs=40, batch_size=16, lr=1e-2, valid=dict(x=x, label=labels))
     assert history[-1]["loss"] < history[0]["loss"]
     assert np.mean(flow.class_log_prob(x).argmax(1) == labels) > 0.6
     right = flow.log_prob(x, label=labels).mean()
     assert right > flow.log_prob(x, label=(labels + 1) % 3).mean()
     assert math.isfinite(flow.last_step["class_nll"])
+
+
+def test_gradients_of_a_class_head_add_up(images, glow):
+    x, labels = images
+    flow = glow(classes=3, class_weight=0.5, dtype="float64")
+    flow.init(x)
+    flow.params[:] += np.random.default_rng(1).normal(0, 0.1, flow.params.shape)
+    flow.loss_and_grad(x, label=labels, seed=0)
+    once = flow.grads.copy()
+    flow.loss_and_grad(x, label=labels, seed=0)
+    np.testing.assert_allclose(flow.grads, 2 * once, rtol=1e-9, atol=1e-12)
 
 
 def test_classes_far_apart_have_finite_log_probabilities(images, glow):
@@ -376,7 +555,7 @@ def test_what_a_class_head_learns_is_recorded(images, glow, accumulate):
     x, labels = images
     flow, other = (glow(classes=3, class_weight=0.5, dtype="float64") for _ in range(2))
     records = []
-    history = flow.fit(x, label=labels, epochs=2, batch_size=20, accumulate=accumulate, callback=records.append)
+    history = fit(flow, x, label=labels, epochs=2, batch_size=20, callback=records.append, accumulate=accumulate)
     steps = [r for r in records if r["event"] == "step"]
     for r in steps:
         assert r["loss"] == pytest.approx(r["nll"] + 0.5 * r["class_nll"]) and 0 <= r["class_error"] <= 1
@@ -385,11 +564,53 @@ def test_what_a_class_head_learns_is_recorded(images, glow, accumulate):
         mean = np.average([r[name] for r in epoch], weights=[r["samples"] for r in epoch])
         assert history[-1][name] == pytest.approx(mean)
     again = []
-    other.fit(x, label=labels, epochs=1, batch_size=20, callback=again.append)
+    other.fit(x, valid=None, label=labels, epochs=1, batch_size=20, callback=again.append)
     for name in ("loss", "class_nll", "class_error"):
         assert steps[0][name] == pytest.approx(again[0][name], rel=1e-9)
     plain = glow(classes=3)
     assert "class_nll" not in plain.fit(x, label=labels, epochs=1, batch_size=20)[0]
+
+
+@pytest.mark.parametrize("model", ["table", "tiles", "few rows", "glow", "image", "dense", "half"])
+def test_train_step_is_its_parts(table, images, model):
+    """On tables of one tile, of several groups of tiles and of fewer rows; over whatever gradients were there."""
+    x = images[0][:9] if model in ("glow", "image") else table[:5] if model == "few rows" else table
+    if model == "tiles":
+        x = np.concatenate([table, table + 0.1, table - 0.1])
+    options = dict(seed=1, dtype="float32" if model == "half" else "float64")
+
+    def make():
+        if model == "glow":
+            return ef.Glow(x.shape[1:], levels=2, steps=2, hidden=8, classes=3, class_weight=0.1, **options)
+        if model == "image":
+            return ef.RealNVP(x.shape[1:], levels=2, base_dim=4, residual_blocks=1, **options)
+        if model == "dense":
+            return ef.NICE(x.shape[1], couplings=3, hidden=(9, 17), **options)
+        kind = dict(conditioner_dtype="bfloat16") if model == "half" else {}
+        return plain_table(x.shape[1], couplings=3, hidden=(9, 17), **kind, **options)
+
+    label = np.arange(len(x)) % 3 if model == "glow" else None
+    one, parts = make(), make()
+    steps = []
+    for flow in (one, parts):
+        flow.init(x)
+        steps.append((ef.Adamax(flow, lr=1e-2, weight_decay=1e-3), ef.MovingAverage(flow, 0.9)))
+    (mine, average), (optimizer, other) = steps
+    assert np.isfinite(mine.moments()[0]).all()
+    for step in range(4):
+        clip = 0.5 if step % 2 else 0.0
+        if step == 2:
+            one.grads[:] = np.nan
+        got = one.train_step(x, mine, label=label, seed=step, clip=clip, average=average)
+        parts.zero_grad()
+        assert got == parts.loss_and_grad(x, label=label, seed=step)
+        norm = ef.clip_grad_norm(parts, clip)
+        optimizer.step()
+        other.update()
+        assert one.last_step.pop("grad_norm") == norm and one.last_step == parts.last_step
+        assert np.array_equal(one.grads, parts.grads)
+        assert_same(one, parts)
+    assert mine.steps == 4 and average.steps == 4 and np.array_equal(average.values(), other.values())
 
 
 @pytest.mark.parametrize("batch", [200, 20])
@@ -425,5 +646,15 @@ def test_a_step_whose_loss_alone_is_not_finite_changes_no_value(images, ruled_ou
     assert_same(flow, before)
     assert optimizer.steps == 0 and not flow.grads.any()
     with pytest.raises(ef.NumericError, match=r"\[fit\] expected a finite loss, got inf in step 1"):
-        flow.fit(x, label=labels, steps=1, accumulate=2)
+        flow.fit(x, label=labels, steps=1, settings=ef.Settings(accumulate=2))
     assert_same(flow, before)
+
+
+def test_train_step_refuses_what_is_not_its_own(table, real_nvp):
+    flow, other = real_nvp(), real_nvp()
+    flow.init(table)
+    for optimizer, average in ((ef.Adam(other), None), (ef.Adam(flow), ef.MovingAverage(other))):
+        with pytest.raises(ef.ConfigError, match=r"\[train_step\] the \w+ was made for another flow"):
+            flow.train_step(table, optimizer, average=average)
+    with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected clip"):
+        flow.train_step(table, ef.Adam(flow), clip=-1.0)

@@ -6,6 +6,7 @@ from parameters import values as by_name
 from test_drift import shrinking
 
 import evenflow as ef
+from evenflow._border.batch import Batch
 from evenflow.training.feed import Feed
 from evenflow.data.rows import Picked
 from evenflow._border.weights import mean_one
@@ -40,9 +41,7 @@ def test_weights_of_one_change_no_bit(images, table, glow, real_nvp, case, dtype
         got.append(values(flow))
         fresh = make(dtype=dtype, **settings)
         half = None if ones is None else 0.3 * ones
-        history = fresh.fit(x, valid=x[:20], epochs=3, batch_size=24, seed=1, init_batch=40, accumulate=2, **given,
-                            **{f"valid_{name}": value[:20] for name, value in given.items()}, sample_weight=half,
-                            valid_sample_weight=None if ones is None else half[:20])
+        history = fresh.fit(x, epochs=3, batch_size=24, seed=1, **given, sample_weight=half, valid=dict(x=x[:20], sample_weight=None if ones is None else half[:20], **{name: value[:20] for name, value in given.items()}), settings=ef.Settings(init_batch=40, accumulate=2))
         got += [values(fresh), [[r["loss"], r["valid_loss"]] for r in history]]
         found.append(got)
     for a, b in zip(*found):
@@ -88,8 +87,7 @@ def test_numbers_of_a_training_are_weighted_means(table, real_nvp):
             with_kept.append(-np.average(flow.log_prob(table[:50]), weights=valid_w))
 
     with_kept = []
-    history = flow.fit(table, valid=table[:50], sample_weight=w, valid_sample_weight=valid_w, epochs=2, batch_size=30,
-                       average=0.0, lr=0.0, warmup=0, callback=watch)
+    history = flow.fit(table, sample_weight=w, epochs=2, batch_size=30, lr=0.0, callback=watch, valid=dict(x=table[:50], sample_weight=valid_w), settings=ef.Settings(average=0.0, warmup=0))
     for epoch, record in enumerate(history):  # the rate is zero
         rows = np.random.default_rng([0, epoch]).permutation(181)[:180]
         assert record["loss"] == pytest.approx(-np.average(flow.log_prob(table[rows]), weights=w[rows]), rel=1e-10)
@@ -103,14 +101,14 @@ def test_pieces_of_a_batch_have_their_rows_weights(table, real_nvp):
     w = np.random.default_rng(4).uniform(0, 3, len(table))
     flows = [real_nvp(dtype="float64") for _ in range(2)]
     for flow, pieces in zip(flows, (1, 3)):
-        flow.fit(table, sample_weight=w, steps=5, batch_size=50, accumulate=pieces)
+        flow.fit(table, sample_weight=w, steps=5, batch_size=50, settings=ef.Settings(accumulate=pieces))
     np.testing.assert_allclose(values(flows[1]), values(flows[0]), rtol=1e-8, atol=1e-10)
 
 
 def test_validation_stops_by_weights(table, real_nvp):
     """Rows far off that count for nothing do not decide."""
     valid = np.concatenate([table[:40], table[40:80] + [300, 0, 0]])
-    history = [real_nvp(dtype="float64").fit(table, valid=rows, valid_sample_weight=w, epochs=3)
+    history = [real_nvp(dtype="float64").fit(table, epochs=3, valid=dict(x=rows, sample_weight=w))
                for rows, w in ((table[:40], None), (valid, np.repeat([2.0, 0.0], 40)))]
     assert [r["valid_loss"] for r in history[0]] == pytest.approx([r["valid_loss"] for r in history[1]], rel=1e-12)
 
@@ -118,11 +116,11 @@ def test_validation_stops_by_weights(table, real_nvp):
 def test_a_validation_row_of_weight_zero_may_have_no_density(table, real_nvp):
     """Of data in memory and of a large file's, whose rows are read by their numbers."""
     valid, w = np.concatenate([[[3e37, 0, 0]], table[:40], [[0, 3e37, 0]]]), np.pad(np.arange(1.0, 41), 1)
-    found = [real_nvp().fit(table, valid=x, valid_sample_weight=weights, epochs=2)[-1]["valid_loss"]
+    found = [real_nvp().fit(table, epochs=2, valid=dict(x=x, sample_weight=weights))[-1]["valid_loss"]
              for x, weights in ((valid, w), (Picked(valid, np.arange(42)), w), (table[:40], w[1:-1]))]
     assert found[0] == found[1] and found[0] == pytest.approx(found[2], rel=1e-12)
     with pytest.raises(ef.NumericError):
-        real_nvp().fit(table, valid=valid, valid_sample_weight=w + 1e-6, epochs=1)
+        real_nvp().fit(table, epochs=1, valid=dict(x=valid, sample_weight=w + 1e-6))
 
 
 def test_the_first_batch_is_drawn_in_proportion(table, real_nvp):
@@ -130,14 +128,14 @@ def test_the_first_batch_is_drawn_in_proportion(table, real_nvp):
     w = np.random.default_rng(4).integers(0, 5, len(table)).astype(float)
     for n, tolerance in ((200, 0.1), (100, 0.2)):
         flow = real_nvp(dtype="float64")
-        flow.fit(table, sample_weight=w, steps=0, init_batch=n)
+        flow.fit(table, valid=None, sample_weight=w, steps=0, settings=ef.Settings(init_batch=n))
         mean = flow.named_parameters()["preprocess.mean"].ravel()
         wanted = np.average(table, axis=0, weights=w)
         assert (np.abs(mean - wanted) < tolerance * table.std(0)).all()
     few = np.zeros(len(table))
     few[[5, 50, 77]] = [1, 2, 1]
     flow = real_nvp(dtype="float64")
-    flow.fit(table, sample_weight=few, steps=0)
+    flow.fit(table, valid=None, sample_weight=few, steps=0)
     np.testing.assert_allclose(flow.named_parameters()["preprocess.mean"].ravel(),
                                np.average(table, axis=0, weights=few), rtol=1e-12)
 
@@ -159,12 +157,13 @@ def test_rows_in_proportion(n):
 def test_batches_have_their_rows_weights():
     """Those of a rank have its own, and the sum of all."""
     x, w = np.arange(40.0).reshape(20, 2), np.arange(20.0)
-    whole, part = (Feed(x, None, w, dtype=np.dtype(np.float64), batch_size=8, batches=3, seed=0, mine=mine)
+    whole, part = (Feed(Batch(x, weight=w), dtype=np.dtype(np.float64), batch_size=8, seed=0, mine=mine)
                    for mine in (np.arange, lambda size: np.arange(2, 4)))
     for position in range(3):
-        batch, own = whole.get(0, position), part.get(0, position)
-        assert np.array_equal(batch.weights, batch.x[:, 0] / 2) and batch.total == batch.weights.sum()
-        assert np.array_equal(own.weights, batch.weights[2:4]) and own.total == batch.total
+        all_of, own = whole.get(0, position), part.get(0, position)
+        weight = all_of.batch.weight
+        assert np.array_equal(weight, all_of.batch.x[:, 0] / 2) and all_of.total == weight.sum()
+        assert np.array_equal(own.batch.weight, weight[2:4]) and own.total == all_of.total
 
 
 # Errors
@@ -178,18 +177,16 @@ def test_bad_weights(table, table_model, error, row, spoil):
     w, before = spoil(np.ones(len(table))), values(table_model)
     optimizer, text = ef.Adam(table_model), "sample_weight" + ("" if row is None else f".* in row {row}")
     for call in (table_model.loss_and_grad, lambda x, **w: table_model.train_step(x, optimizer, **w), table_model.fit,
-                 lambda x, sample_weight: table_model.fit(x, valid=x, valid_sample_weight=sample_weight)):
+                 lambda x, sample_weight: table_model.fit(x, valid=dict(x=x, sample_weight=sample_weight))):
         with pytest.raises(error, match=text):
             call(table, sample_weight=w)
     assert np.array_equal(values(table_model), before) and not table_model.grads.any()
 
 
 def test_weights_that_are_all_zero(table, table_model):
-    for more in ({"sample_weight": np.zeros(200)}, {"valid": table[:5], "valid_sample_weight": np.zeros(5)}):
+    for more in ({"sample_weight": np.zeros(200)}, {"valid": dict(x=table[:5], sample_weight=np.zeros(5))}):
         with pytest.raises(ef.ConfigError, match="expected a sample_weight > 0, got [25]0{,2} zeros"):
             table_model.fit(table, **more)
-    with pytest.raises(ef.ConfigError, match="valid_sample_weight needs validation data"):
-        table_model.fit(table, valid_sample_weight=np.ones(5))
 
 
 def test_a_loss_that_overflows(table, table_model):

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from evenflow.errors import wrong
+
 ELSEWHERE = {name: ours for ours, theirs in {
     ("shape",): ("features", "dim", "dims", "input_shape"),
     ("couplings", "steps"): ("num_layers", "n_layers", "num_flows", "n_flows", "transforms", "flow_layers"),
@@ -32,10 +34,10 @@ ELSEWHERE = {name: ours for ours, theirs in {
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
-def hinted(call: Call) -> Call:
+def hinted(call: Call, hint: Callable[[str], str] = lambda name: "") -> Call:
     """Answers an unknown argument with the name that was probably meant, which Python's own error doesn't.
 
-    Signature and docstring stay, for editors and `help`.
+    Signature and docstring stay, for editors and `help`. hint: words for names that go in by another argument.
     """
     known = list(inspect.signature(call).parameters)
     where = call.__qualname__.removesuffix(".__init__").rpartition(".")[2]
@@ -44,10 +46,11 @@ def hinted(call: Call) -> Call:
     def checked(*args: Any, **named: Any) -> Any:
         for name in named:
             if name not in known:
-                ours = [our for our in ELSEWHERE.get(name, ()) if our in known]
-                near = (ours or difflib.get_close_matches(name, known, n=1))[:1]
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"[{where}] unexpected argument {name!r}{hint}")
+                ours = [*ELSEWHERE.get(name, ()), name]
+                near = [our for our in ours if our in known] or difflib.get_close_matches(name, known, n=1)
+                told = next((text for our in ours if our not in known and (text := hint(our))),
+                            f"; did you mean {near[0]!r}?" if near else "")
+                raise wrong(TypeError, where, name, f"unexpected argument {name!r}{told}")
         return call(*args, **named)
 
     return cast(Call, checked)

@@ -93,7 +93,8 @@ def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
 
     of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
-    x, given = tested(flow, held_out(flow, plan, args.data, args.size))
+    data = tested(flow, held_out(flow, plan, args.data, args.size))
+    x, given = data.x, data.given
     usual = np.arange(len(x))
     if of_a_class and flow.classes and given is not None:
         alike = np.flatnonzero(given == np.bincount(given).argmax())

@@ -15,7 +15,7 @@ from evenflow.errors import ConfigError
 from evenflow.runs.export import decode_rows, encode_rows, write_data
 from evenflow.flow import Flow
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
-from evenflow.runs import conditions, held_out, of_part, open_model
+from evenflow.runs import held_out, open_model, part_for
 from evenflow.runs.stream import read_latents, read_rows
 
 PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
@@ -85,8 +85,8 @@ def edit(args: argparse.Namespace) -> int:
     part = held_out(flow, plan, args.data, args.size, labelled=True)
     positive = _marked(part, args.positive, "train")
     negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
-    train, given = of_part(part, "train", conditions(flow))
-    direction = latent.attribute(flow, train, positive, negative, **flow._by_name(given))
+    train = part_for(flow, part, "train")
+    direction = latent.attribute(flow, train.x, positive, negative, **train.conditions)
     x, given = _unmarked(args, flow, part)
     out = _out(args, flow, "edit")
     with write_data("edit", flow, out, columns=len(args.strengths)) as write:
@@ -144,7 +144,8 @@ def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
 def _unmarked(args: argparse.Namespace, flow: Flow, part: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples to edit: --rows of the test part, else its first ones without the attribute."""
     which = "train" if part.test is None else "test"
-    x, given = of_part(part, which, conditions(flow))
+    data = part_for(flow, part, which)
+    x, given = data.x, data.given
     without = ~_marked(part, args.positive, which)
     if args.negative is not None:
         without &= _marked(part, args.negative, which)

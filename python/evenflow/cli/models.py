@@ -103,8 +103,8 @@ def info(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    x, given = tested(flow, _part(args, flow, plan))
-    found = flow.verify(x, seed=args.seed, **flow._by_name(given))
+    data = tested(flow, _part(args, flow, plan))
+    found = flow.verify(data.x, seed=args.seed, **data.conditions)
     report(args, {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found))
     return 0 if found.ok else 1
 

@@ -99,11 +99,9 @@ TRAINING = _fields(
     lr_patience="epochs without improvement until plateau halves the rate",
     clip="largest gradient norm; 0: off", accumulate="pieces that a batch is worked through in",
     average="decay of the moving average; 0: off", patience="epochs without improvement until it stops",
-    on_nonfinite="after a failed step: raise, skip or rollback", max_failures="steps that may fail",
+    on_nonfinite="after a failed step: raise, skip or rollback",
     init_batch="samples for the data-dependent initialisation",
-    activation_budget="bytes of activations that are kept; 0: all are rebuilt",
-    sync_batch_norm="on several ranks: moments of all ranks' samples",
-    wire_dtype="on several ranks: bfloat16 sends gradients rounded")
+    activation_budget="bytes of activations that are kept; 0: all are rebuilt")
 OPTIMIZER = tuple(_optimizer_options())
 AUGMENT = _fields(
     Augment, flip="half of the training images are mirrored left to right",

@@ -14,7 +14,7 @@ import numpy as np
 
 from evenflow import _core, models
 from evenflow._border import arrays
-from evenflow.data import discrete
+from evenflow.data import check
 from evenflow.training import presets
 from evenflow._border.bounds import by_column, require_inside
 from evenflow.cli import config, options
@@ -23,13 +23,14 @@ from evenflow.training.progress import Progress
 from evenflow._border.console import tell
 from evenflow.data import Dataset, is_pictures
 from evenflow.data.table import is_header
-from evenflow.density import Density
+from evenflow.data.rows import data_mark
+from evenflow.density import Density, bounds_of
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.runs.logs import Outputs
 from evenflow.distributed.ranks import Ranks, launched, threads_a_rank
 from evenflow._border.rows import stays_outside
-from evenflow.runs import Plan, Run, Source, conditions, inside, test_mark
+from evenflow.runs import Plan, Run, Source, inside, part_for
 from evenflow.training.settings import Settings
 from evenflow.training.loop import Trainer
 
@@ -73,29 +74,23 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     loaded = source.read()
     whole, part = source.parts(loaded)
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
-                                           values.get("preset"), len(part.train), values.get("batch_size"))
+                                           values.get("preset"))
     outputs = Outputs(**{**options.pick(training, options.OUTPUT), **options.pick(values, options.OUTPUT)})
     if "sample_every" in values and whole.kind != "image":
         raise ConfigError("[train] --sample-every draws images, and these data are a table")
     flow = _make_model(values, name, model, whole, values.get("threads") or threads_a_rank(ranks))
-    epochs, steps = values.get("epochs"), values.get("steps")
-    if epochs is not None or steps is not None or source.valid == 0:
-        training.pop("patience", None)  # a length that was asked for is kept
-    settings = _settings(values, training)
-    if epochs is None and steps is None:
-        epochs = presets.epochs(training, len(part.train), settings["batch_size"])
-    if "average" not in values:
-        settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
+    settings, epochs = presets.resolved(_settings(values, training), training, len(part.train), values.get("epochs"),
+                                        steps := values.get("steps"), part.test is not None)
     named = source.path.lower().endswith(".parquet") or is_header(whole.columns)
     flow._names = {what: list(names) for what, names in (("x", whole.columns), ("context", whole.context))
                    if named and names}
-    plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
+    plan = Plan(source, flow.config, settings.saved(), epochs, steps, whole.classes if flow.classes else [],
                 *((whole.columns, whole.context) if named else ([], [])), outputs)
     _check_bounds(flow, loaded)
     del loaded  # the memory; its rows are in the parts
     trainer = plan.trainer(flow, part, ranks)
     plan = dataclasses.replace(plan, data=trainer.data_mark,
-                               test=test_mark(flow.dtype, whole, conditions(flow)))
+                               test=data_mark(flow.dtype, part_for(flow, whole, "test")))
     with run.alone(ranks):
         run.start(plan, trainer, _config_file(plan, values, args.command), args.command, args.force)
         _warn(trainer, whole.columns)
@@ -155,18 +150,17 @@ def _check_bounds(flow: Flow, loaded: Dataset) -> None:
             require_inside(where, flow._bounds, taken, names=_column_names(loaded.columns, flow.dims))
 
 
-def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
-    """Fields of Settings: those that were given, over those of a preset."""
-    settings = {**options.pick(training, options.TRAINING), **options.pick(values, options.TRAINING),
-                "seed": values.get("seed", 0)}
+def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
+    """Those that were given, over those of a preset; "auto" stays."""
+    usual = {f.name: training[f.name] for f in dataclasses.fields(Settings)
+             if f.name in training and f.default != "auto"}
+    settings = {**usual, **options.pick(values, options.TRAINING), "seed": values.get("seed", 0)}
     # Another optimiser has other arguments: a preset's are for its own.
-    own = training.get("optimizer_options", {}) if settings["optimizer"] == training["optimizer"] else {}
+    own = usual.get("optimizer_options", {}) if values.get("optimizer") in (None, training["optimizer"]) else {}
     for key, base, group in (("optimizer_options", own, options.OPTIMIZER),
-                             ("augment", training.get("augment") or {}, options.AUGMENT)):
-        chosen = {**base, **options.pick(values, group)}
-        if chosen:
-            settings[key] = chosen
-    return dataclasses.asdict(Settings(**settings))
+                             ("augment", usual.get("augment") or {}, options.AUGMENT)):
+        settings[key] = {**base, **options.pick(values, group)}
+    return Settings(**{**settings, "augment": settings["augment"] or None})
 
 
 def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
@@ -226,14 +220,14 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
             _tell_how_to_go_on(run, trainer)
         return 130
     finally:
-        progress.close(stopped=trainer.progress.stopped)
+        progress.close(stopped=trainer.state.progress.stopped)
     if not leads:
         return 0
     lines = [f"held out: {quality(result)} on {result['n']} samples; {_baseline(result)}"]
-    if trainer.progress.failures:
-        lines.append(f"{trainer.progress.failures} steps failed, see {result['log']}; the learning rate is "
-                     f"{trainer.progress.lr_scale:g} of what it was")
-    if trainer.progress.stopped:
+    if trainer.state.progress.failures:
+        lines.append(f"{trainer.state.progress.failures} steps failed, see {result['log']}; the learning rate is "
+                     f"{trainer.state.progress.lr_scale:g} of what it was")
+    if trainer.state.progress.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
     report(args, result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]))
@@ -245,9 +239,9 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
 def _what_is_done(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, total: int | None) -> str:
     flow = trainer.flow
     valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
-    until = "until it is stopped" if total is None else f"{max(total - trainer.progress.step, 0):,} steps"
+    until = "until it is stopped" if total is None else f"{max(total - trainer.state.progress.step, 0):,} steps"
     return (f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.path}: "
-            f"{len(trainer.x):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
+            f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
             f"{trainer.batches:,} an epoch; into {run.folder}")
 
 
@@ -287,9 +281,14 @@ def _verdict(flow: Density, result: dict[str, Any]) -> int:
 
 def _warn(trainer: Trainer, names: list[str]) -> None:
     """Tells of what `fit` warns of, with the names of columns where they have some."""
-    texts = [] if trainer.flow.is_image else trainer.ranks.lead(lambda: discrete.found("train", trainer, names))
+    texts = [] if trainer.flow.is_image else trainer.ranks.lead(lambda: _peculiar(trainer, names))
     for text in texts if trainer.ranks.rank == 0 else []:
-        tell(f"evenflow: warning: {text}")
+        tell(f"evenflow: warning: [train] {text}")
+
+
+def _peculiar(trainer: Trainer, names: list[str]) -> list[str]:
+    return check.found(trainer.data, trainer.flow.dtype, names, trainer.seed, bounds_of(trainer.flow),
+                       trainer.standardises)
 
 
 def _total_steps(trainer: Trainer, plan: Plan) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from evenflow.clients import rows
 from evenflow.errors import ConfigError, DataWarning
+from evenflow.training.settings import KINDS, Settings  # noqa: E402
 from evenflow._border.extras import need
 from evenflow.models import CouplingFlow, load
 
@@ -23,7 +24,7 @@ from aspire.history import FlowHistory  # noqa: E402
 from aspire.transforms import BaseTransform, IdentityTransform  # noqa: E402
 from aspire.utils import load_from_h5_file, recursively_save_to_h5_file  # noqa: E402
 
-PER_ROW = {"valid", "label", "valid_label", "context", "valid_context", "sample_weight", "valid_sample_weight"}
+PER_ROW = {"valid", "label", "context", "sample_weight"}
 """Arguments of Flow.fit with a value for each row, and the rows to validate on."""
 
 
@@ -64,7 +65,7 @@ class EvenflowFlow(Flow):
             patience: int | None = None, **options: Any) -> FlowHistory:
         """Trains the present weights by maximum likelihood, on samples (N, D) in another order.
 
-        options: other arguments of `Flow.fit`. ConfigError for those with a value for each row.
+        options: other arguments of `Flow.fit`, and settings. ConfigError for those with a value for each row.
         """
         if not 0 <= validation_fraction < 1:
             raise ConfigError(f"[EvenflowFlow.fit] expected 0 <= validation_fraction < 1, got {validation_fraction!r}")
@@ -79,10 +80,11 @@ class EvenflowFlow(Flow):
         given = {"optimizer": "adam", "warmup": 0, "average": 0.0, "clip": clip_grad or 0.0,
                  "schedule": "cosine" if lr_annealing else "constant", "seed": int(self._rng.integers(2**31)),
                  **options}
+        settings = Settings(**{name: given.pop(name) for name in KINDS.keys() & given.keys()})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # a sampler's points may be repeated
             history = self.flow.fit(x[held_out:], valid=x[:held_out] if held_out else None, epochs=n_epochs, lr=lr,
-                                    batch_size=batch_size, patience=patience, **given)
+                                    batch_size=batch_size, patience=patience, settings=settings, **given)
         return FlowHistory(training_loss=[record["loss"] for record in history],
                            validation_loss=[record["valid_loss"] for record in history] if held_out else [])
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from evenflow.clients import rows
 from evenflow.errors import ConfigError, DataWarning
+from evenflow.training.settings import Settings  # noqa: E402
 from evenflow._border.extras import need
 from evenflow.models import CouplingFlow
 
@@ -67,17 +68,21 @@ class Flow:
         n = int(validation_split * len(order)) or len(order)
         samples, held_out = taken[order], n < len(order)
         scored = slice(n, None) if held_out else slice(None)  # pocoMC then stops by the loss of training
-        given: dict[str, Any] = {"schedule": "plateau", "lr_patience": patience} if annealing else {}
+        valid: dict[str, Any] = {"x": samples[scored]}
+        factors = None
         if weights is not None:
             factors = weights.numpy().astype(float)[order]
-            given.update(sample_weight=factors[:n], valid_sample_weight=factors[scored])
+            valid["sample_weight"] = factors[scored]
+        settings = Settings(
+            optimizer="adamw", optimizer_options={"weight_decay": weight_decay}, warmup=0, clip=clip_grad_norm,
+            average=0.0, on_nonfinite="rollback",
+            schedule="plateau" if annealing else "constant", lr_patience=patience if annealing else 10)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # particles that did not move are repeated
             history = self.flow.fit(
-                samples[:n], valid=samples[scored], epochs=epochs, batch_size=batch_size, optimizer="adamw",
-                optimizer_options={"weight_decay": weight_decay}, lr=learning_rate, warmup=0, clip=clip_grad_norm,
-                average=0.0, patience=max(1, int(1.5 * patience)), on_nonfinite="rollback", seed=self._seed(),
-                verbose=bool(verbose), **given)
+                samples[:n], valid=valid, sample_weight=None if factors is None else factors[:n], epochs=epochs,
+                batch_size=batch_size, lr=learning_rate, patience=max(1, int(1.5 * patience)), seed=self._seed(),
+                verbose=bool(verbose), settings=settings)
         return {"loss": [record["loss"] for record in history],
                 "val_loss": [record["valid_loss"] for record in history] if held_out else []}
 

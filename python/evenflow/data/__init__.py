@@ -14,6 +14,7 @@ from importlib import resources
 from evenflow._border.checks import file_name, flag, whole
 from evenflow.data import public, toys
 from evenflow.data.augment import Augment
+from evenflow.data.check import check_table
 from evenflow.data.dataset import Dataset, checked, entries, require_weight
 from evenflow.data.folder import MODES, SUFFIXES, read_folder
 from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
@@ -22,7 +23,7 @@ from evenflow.data.table import TABLES, Columns, read_table
 from evenflow.data.toys import checkerboard, rings, two_moons
 from evenflow.errors import ConfigError, IoError
 
-__all__ = ["Augment", "Dataset", "checkerboard", "download", "load", "rings", "two_moons"]
+__all__ = ["Augment", "Dataset", "check_table", "checkerboard", "download", "load", "rings", "two_moons"]
 
 FILES: dict[str, Callable[[str], Dataset]] = {
     ".npy": read_npy, ".npz": read_npz, ".tar.gz": public.read_cifar, ".mat": public.read_svhn,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import threading
@@ -12,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from evenflow._border.batch import Batch
 from evenflow._border.rows import Rows, is_large, stays_outside
 from evenflow.errors import IoError
 
 # Rows that stay together in the order of a file: about a page of them, which costs as much to read as one.
 GROUP_BYTES, LARGEST_GROUP = 1 << 12, 64
-FEISTEL_ROUNDS = 6
 MARKED_ROWS = 64
 
 
@@ -144,48 +145,34 @@ class Joined(Rows):
 
 
 class Order:
-    """A pseudo-random order of n rows of which any part can be computed alone: a Feistel network.
+    """A random order of n rows that are read from a file: groups of neighbours change places, and keep together.
 
-    Groups of neighbours keep together; fewer than a group at the end keep their place. Rounds on the smallest
-    square number of values 2^(2k) >= n; values beyond n walk on until they are inside (Black, Rogaway 2002,
-    "Ciphers with arbitrary finite domains").
+    Fewer rows than a group, at the end, keep their place.
     """
 
-    def __init__(self, n: int, seed: Any, group: int = 1, start: int = 0, stop: int | None = None):
-        self.n, self.seed, self.group = n, seed, group
-        self.start, self.stop = start, n if stop is None else stop
-        self._groups = n // group
-        self._half = np.uint64(max(1, -(-(self._groups - 1).bit_length() // 2)))
-        self._keys = np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
+    def __init__(self, n: int, seed: Any, group: int = 1):
+        self.group = group
+        self.places = np.arange(-(-n // group))
+        self.places[:n // group] = np.random.default_rng(seed).permutation(n // group)
+        self.start, self.stop = 0, n
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def part(self, start: int, stop: int) -> Order:
         """Places [start, stop) of this order."""
-        return Order(self.n, self.seed, self.group, self.start + start, self.start + stop)
+        part = copy.copy(self)
+        part.start, part.stop = self.start + start, self.start + stop
+        return part
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         places = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
         groups, inside = np.divmod(places + self.start, self.group)
-        wanted, back = np.unique(groups, return_inverse=True)
-        movable = wanted < self._groups
-        values = self._permute(wanted[movable].astype(np.uint64))
-        while (outside := values >= self._groups).any():
-            values[outside] = self._permute(values[outside])
-        wanted[movable] = values.astype(np.int64)
-        return wanted[back] * self.group + inside
-
-    def _permute(self, x: np.ndarray) -> np.ndarray:
-        mask = (np.uint64(1) << self._half) - np.uint64(1)
-        left, right = x >> self._half, x & mask
-        for key in self._keys:
-            left, right = right, left ^ (scramble(right ^ key) & mask)
-        return (left << self._half) | right
+        return np.asarray(self.places[groups] * self.group + inside)
 
 
 def shuffled(x: np.ndarray | Rows, seed: Any) -> np.ndarray | Order:
-    """The numbers of x's rows in an order drawn from a seed, to be sliced; of a file's without memory."""
+    """The numbers of x's rows in an order drawn from a seed, to be sliced; of a file's with eight bytes a page."""
     if stays_outside(x):
         return Order(len(x), seed, group_of(x))
     return np.random.default_rng(seed).permutation(len(x))
@@ -219,11 +206,10 @@ def pick(x: np.ndarray | Rows, index: np.ndarray | Order) -> np.ndarray | Rows:
     return x[index[:]]
 
 
-def data_mark(dtype: Any, *parts: np.ndarray | Rows | None, **weights: np.ndarray | None) -> str:
+def data_mark(dtype: Any, *batches: Batch | None) -> str:
     """Tells one data set from another, by a checksum of all that is in memory, with floats of a dtype.
 
-    Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read. Weights have
-    their names in it.
+    Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read.
     """
     def sum_of(x: Any) -> int:
         if stays_outside(x):
@@ -236,6 +222,5 @@ def data_mark(dtype: Any, *parts: np.ndarray | Rows | None, **weights: np.ndarra
         with np.errstate(over="ignore"):
             return x.astype(dtype, copy=False) if x.dtype.kind == "f" and not stays_outside(x) else x
 
-    named = [*(("", x) for x in parts), *((f"{name} ", w) for name, w in weights.items())]
-    return "; ".join(f"{name}{x.dtype} {x.shape} {sum_of(x):08x}"
-                     for name, x in ((name, taken(x)) for name, x in named if x is not None))
+    return "; ".join(f"{name} {x.dtype} {x.shape} {sum_of(x):08x}" for batch in batches if batch is not None
+                     for name, part in vars(batch).items() if part is not None for x in [taken(part)])

@@ -1,13 +1,12 @@
 """Ranks: the processes that train one model together, through MPI.
 
-Every rank calls the same functions in the same order. None waits for another for ever.
+Every rank calls the same functions in the same order. An error of evenflow's on one of them is raised on all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import platform
 import time
 import traceback
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from evenflow._border.console import tell, tell_error
-from evenflow.errors import ConfigError, Error, RanksError, on_all_ranks
+from evenflow.errors import ConfigError, Error, on_all_ranks, wrong
 from evenflow._border.extras import need
 
 Result = TypeVar("Result")
@@ -26,28 +25,20 @@ Result = TypeVar("Result")
 LAUNCHED = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"),
             ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
-WAIT_SECONDS = 600.0
-"""That a rank may be behind the others, while rank 0 draws a picture say; or EVENFLOW_RANK_SECONDS."""
-ANSWER_SECONDS, LEAD_SECONDS, TELL_SECONDS = 3.0, 1.0, 0.5
-"""For ranks that wait to say so, for rank 0 to tell of an error that all have, once, and for the launcher to pass
-on what was told: it may drop what is on its way when a job is aborted."""
-WAITING = 1  # tag of a message that says so
-PATIENCE, PAUSE = 0.1, 1e-3
-"""Seconds of a wait in which other threads may go first but none sleeps, and between two looks after that."""
+LEAD_SECONDS, TELL_SECONDS = 1.0, 0.5
+"""For rank 0 to tell of an error that all have, once, and for the launcher to pass on what was told: it may drop what
+is on its way when a job is aborted."""
 
 
 class Ranks:
     """The ranks of an mpi4py communicator; without one, this process alone."""
 
     def __init__(self, comm: Any = None):
-        if comm is not None and not all(hasattr(comm, name) for name in ("Iallreduce", "Iallgatherv")):
-            raise TypeError(f"[fit] expected an mpi4py communicator as comm, got {type(comm).__name__}")
+        if comm is not None and not all(hasattr(comm, name) for name in ("Allreduce", "allgather")):
+            raise wrong(TypeError, "fit", "comm", f"expected an mpi4py communicator, got {type(comm).__name__}")
         self.comm = comm
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
-        if comm is not None:
-            self.in_place = need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE
-            self.wait_seconds = _wait_seconds()
 
     def share(self, n: int) -> slice:
         """This rank's of n rows."""
@@ -56,14 +47,11 @@ class Ranks:
     def sum(self, values: np.ndarray) -> None:
         """Adds those of all other ranks to `values`, in place."""
         if self.size > 1:
-            self.wait_until(self.comm.Iallreduce(self.in_place, values).Test)
+            self.comm.Allreduce(need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE, values)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        """The float64 values (n,) of all ranks, one after the other."""
-        if self.size == 1:
-            return values
-        parts = self._collect(values.astype(np.float64).tobytes())
-        return np.concatenate([np.frombuffer(part) for part in parts])
+        """The values (n,) of all ranks, one after the other."""
+        return values if self.size == 1 else np.concatenate(self.comm.allgather(values))
 
     def any(self, *flags: bool) -> list[bool]:
         """Which of the flags are set on any rank."""
@@ -128,41 +116,7 @@ class Ranks:
 
     def collect(self, thing: Any) -> list[Any]:
         """The small things of all ranks, by rank."""
-        if self.size == 1:
-            return [thing]
-        return [pickle.loads(part) for part in self._collect(pickle.dumps(thing))]
-
-    def _collect(self, mine: bytes) -> list[bytes]:
-        sizes = np.zeros(self.size, np.int64)
-        sizes[self.rank] = len(mine)
-        self.sum(sizes)
-        whole = np.empty(sizes.sum(), np.uint8)
-        self.wait_until(self.comm.Iallgatherv(np.frombuffer(mine, np.uint8), (whole, sizes)).Test)
-        return [part.tobytes() for part in np.split(whole, np.cumsum(sizes)[:-1])]
-
-    def wait_until(self, here: Callable[[], bool]) -> None:
-        """Until all ranks have come. RanksError, naming those that have not, after wait_seconds."""
-        start = time.monotonic()
-        while not here():
-            waited = time.monotonic() - start
-            if waited > self.wait_seconds:
-                raise RanksError(f"[ranks] expected all {self.size} ranks within {self.wait_seconds:g} s, "
-                                 f"got none from rank {', '.join(map(str, self._missing()))}")
-            time.sleep(0 if waited < PATIENCE else PAUSE)
-
-    def _missing(self) -> list[int]:
-        """The ranks that do not wait as this one does."""
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        sent = [self.comm.isend(None, dest=rank, tag=WAITING) for rank in others]  # kept until the end  # noqa: F841
-        deadline = time.monotonic() + ANSWER_SECONDS
-        missing = set(others)
-        while missing and time.monotonic() < deadline:
-            for rank in sorted(missing):
-                if self.comm.iprobe(source=rank, tag=WAITING):
-                    self.comm.recv(source=rank, tag=WAITING)
-                    missing.remove(rank)
-            time.sleep(PAUSE)
-        return sorted(missing)
+        return [thing] if self.size == 1 else list(self.comm.allgather(thing))
 
     def _raise_first(self, errors: list[tuple[type[Exception], str] | None]) -> None:
         for rank, error in enumerate(errors):
@@ -172,17 +126,6 @@ class Ranks:
 
     def everywhere(self, error: Exception) -> Exception:
         return on_all_ranks(error, self.rank)
-
-
-def _wait_seconds() -> float:
-    text = os.environ.get("EVENFLOW_RANK_SECONDS", "")
-    try:
-        seconds = float(text or WAIT_SECONDS)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise ConfigError(f"[ranks] EVENFLOW_RANK_SECONDS: expected seconds > 0, got {text!r}")
-    return seconds
 
 
 def launched_as() -> tuple[int, int]:

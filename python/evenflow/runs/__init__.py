@@ -27,6 +27,7 @@ import numpy as np
 
 from evenflow import _core, data, models
 from evenflow._border import checks
+from evenflow._border.batch import Batch
 from evenflow.data import Dataset
 from evenflow.data.dataset import require_weight
 from evenflow.data.folder import MODES
@@ -41,7 +42,9 @@ from evenflow.distributed.ranks import Ranks
 from evenflow.data.rows import data_mark, drawn_together
 from evenflow.score import log_prob_on_ranks
 from evenflow.training.settings import Settings
-from evenflow.training.loop import Trainer, state_path
+from evenflow.training.loop import Trainer
+from evenflow.training.samples import checked
+from evenflow.training.state import state_path
 from evenflow._border.weights import mean_one
 
 FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png", "curve.png",
@@ -143,46 +146,44 @@ class Plan:
         if not source.named and not os.path.exists(source.path) and os.path.exists(there):
             source = dataclasses.replace(source, path=there)
         whole, part = source.parts(source.read())
-        given = "context" if self.model.get("context") else "labels" if self.classes else None
-        dtype = np.dtype(self.model["dtype"])
-        mark = data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given),
-                         sample_weight=weight_of(part, "train"), valid_sample_weight=weight_of(part, "test"))
-        if (mark, test_mark(dtype, whole, given)) != (self.data, self.test):
+        dtype, given = np.dtype(self.model["dtype"]), (bool(self.classes), bool(self.model.get("context")))
+        marks = (data_mark(dtype, *(batch_of(part, which, *given) for which in ("train", "test"))),
+                 data_mark(dtype, batch_of(whole, "test", *given)))
+        if marks != (self.data, self.test):
             raise ConfigError(f"[data] {source.path} has changed since the run was trained on it; restore it. To "
                               "test the model on other data, name them")
         return whole, part
 
     def trainer(self, flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
         """Of the flow, on the training and validation data."""
-        (x, given), (valid, valid_given) = (of_part(part, which, conditions(flow)) for which in ("train", "test"))
-        valid_given = {f"valid_{name}": value for name, value in flow._by_name(valid_given).items()}
-        return Trainer(flow, x, valid, **flow._by_name(given), **valid_given, sample_weight=part.train_weight,
-                       valid_sample_weight=part.test_weight, settings=Settings(**self.training), ranks=ranks)
+        train, valid = (None if data is None else checked(flow, where, data.x, data.label, data.context, data.weight,
+                                                          resolve=where == "fit")
+                        for where, data in (("fit", part_for(flow, part, "train")),
+                                            ("fit valid", part_for(flow, part, "test"))))
+        settings = Settings(**self.training, save_every=self.outputs.save_every)
+        return Trainer(flow, train, valid, settings, ranks)  # type: ignore[arg-type]  # there are data to train on
 
 
-def conditions(flow: Density) -> str | None:
-    """What a flow's density is given, by its name in a data set: "labels", a "context", or nothing."""
-    return "context" if flow.context else "labels" if flow.classes else None
+def batch_of(part: Dataset, which: str, label: bool, context: bool) -> Any:
+    """A Batch of the samples of "train" or "test", with their labels or contexts where these are asked for, and their
+    weights, of mean one; None where there is no such part. ConfigError where all count for nothing.
+    """
+    x = getattr(part, which)
+    return None if x is None else Batch(
+        x, getattr(part, f"{which}_labels") if label and not context else None,
+        getattr(part, f"{which}_context") if context else None,
+        mean_one(f"data, {which}", getattr(part, f"{which}_weight")))
 
 
-def of_part(part: Dataset, which: str, given: str | None) -> tuple[Any, Any]:
-    """Samples of "train" or "test", and what their density is given; None for what there is not."""
-    return getattr(part, which), None if given is None else getattr(part, f"{which}_{given}")
+def part_for(flow: Density, part: Dataset, which: str) -> Any:
+    """The same with what a flow's density is given."""
+    return batch_of(part, which, bool(flow.classes), bool(flow.context))
 
 
-def weight_of(part: Dataset, which: str) -> np.ndarray | None:
-    """What samples of "train" or "test" count for, of mean one. ConfigError where all count for nothing."""
-    return mean_one(f"data, {which}", getattr(part, f"{which}_weight"))
-
-
-def test_mark(dtype: np.dtype, whole: Dataset, given: str | None) -> str:
-    """`evenflow.data.rows.data_mark` of the test part."""
-    return data_mark(dtype, *of_part(whole, "test", given), sample_weight=weight_of(whole, "test"))
-
-
-def tested(flow: Density, part: Dataset) -> tuple[Any, Any]:
-    """The samples to test on, the test part or else all, and what their density is given."""
-    return of_part(part, "train" if part.test is None else "test", conditions(flow))
+def tested(flow: Density, part: Dataset) -> Batch:
+    """The samples to test on, the test part or else all."""
+    data: Batch = part_for(flow, part, "train" if part.test is None else "test")
+    return data
 
 
 class Run:
@@ -300,16 +301,16 @@ class Run:
         flow = make(device=device, threads=threads)
         trainer = plan.trainer(flow, part, ranks)
         if begun or os.path.exists(state_path(self.model)):
-            trainer.load_state(self.model)
+            trainer.load(self.model)
         if anew:
-            trainer.progress.stopped, trainer.progress.bad_epochs = False, 0
+            trainer.state.progress.stopped, trainer.state.progress.bad_epochs = False, 0
         ranks.lead(lambda: self._go_on(plan, trainer, anew))
         return trainer, whole
 
     def _go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
         with contextlib.suppress(OSError):  # what can't be removed stays
             self._remove(LEFTOVERS)
-        self._rewind(trainer.progress.step)
+        self._rewind(trainer.state.progress.step)
         if anew:
             trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
         self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
@@ -340,9 +341,8 @@ class Run:
                 recorder(record)
                 callback(record)
 
-        trainer.run(epochs=plan.epochs, steps=plan.steps, callback=watch, checkpoint=self.model,
-                    save_every=plan.outputs.save_every)
-        result = {"event": "end", "epochs": trainer.progress.epoch, "steps": trainer.progress.step,
+        trainer.run(plan.epochs, plan.steps, watch, self.model)
+        result = {"event": "end", "epochs": trainer.state.progress.epoch, "steps": trainer.state.progress.step,
                   **evaluate(trainer.flow, whole, trainer.ranks), "baseline_nats": baseline(trainer.flow, whole),
                   "model": self.model, "log": self.log}
         if leads:
@@ -394,10 +394,9 @@ def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, 
     """Mean negative log-likelihood of the test part (bits/dim for images), weighted where the data have weights, with
     its standard error, or None; `weighted` says whether they have.
     """
-    x, given = tested(flow, part)
-    weights = weight_of(part, "train" if part.test is None else "test")
-    nll = -log_prob_on_ranks(flow, x, given, ranks, weights)
-    mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(x))
+    data = tested(flow, part)
+    nll, weights = -log_prob_on_ranks(flow, data, ranks), data.weight
+    mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(data.x))
     result = {"n": len(nll), "nll_nats": float(mean), "nll_nats_error": error, "weighted": weights is not None}
     if flow.is_image:
         scale = flow.dims * np.log(2)
@@ -414,10 +413,11 @@ def baseline(flow: Density, whole: Dataset) -> float | None:
         return float(flow.dims * flow.bits * np.log(2))
 
     def rows(which: str) -> tuple[np.ndarray, np.ndarray | None]:
-        x, weights = np.asarray(getattr(whole, which)[:BASELINE_ROWS], np.float64), weight_of(whole, which)
-        if weights is None:
+        data = batch_of(whole, which, False, False)
+        x = np.asarray(data.x[:BASELINE_ROWS], np.float64)
+        if data.weight is None:
             return x, None
-        counts = weights[:BASELINE_ROWS]  # rows that count for nothing may be no numbers
+        counts = data.weight[:BASELINE_ROWS]  # rows that count for nothing may be no numbers
         return x[counts > 0], counts[counts > 0]
 
     (x, weights), (test, test_weights) = rows("train"), rows("test")

@@ -14,7 +14,7 @@ from evenflow._border import checks
 from evenflow.errors import MissingExtra, NumericError, ShapeError
 from evenflow.runs.export import write_samples
 from evenflow._border.files import replacing, writing
-from evenflow.training.loop import SAVE_SECONDS, Trainer
+from evenflow.training.loop import Trainer
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Outputs:
     """Epochs between two pictures of samples and of the learning curve; None: at the end only."""
     log_every: int = 100
     """Steps between two lines of the log that tell of one step; 0: none."""
-    save_every: float = SAVE_SECONDS
+    save_every: float = 60.0
     """Seconds between two checkpoints; 0: one after every step."""
 
     def __post_init__(self) -> None:
@@ -51,8 +51,7 @@ class Recorder:
         if epoch or "skipped" in record or (often and record["step"] % often == 0):
             self.run.append(record)
         if epoch and self.outputs.sample_every and record["epoch"] % self.outputs.sample_every == 0:
-            with self.trainer.kept():
-                self._picture(self._samples, os.path.join(self.run.sample_folder, f"epoch_{record['epoch']:05d}.png"))
+            self._picture(self._samples, os.path.join(self.run.sample_folder, f"epoch_{record['epoch']:05d}.png"))
             self._picture(self._curve, self.run.curve)
 
     def finish(self) -> list[str]:
@@ -99,8 +98,8 @@ class Recorder:
         trainer = self.trainer
         if not trainer.flow.context:
             return None
-        found = trainer.given if trainer.valid_given is None else trainer.valid_given
-        return np.resize(found, (10, trainer.flow.context))
+        found = trainer.data if trainer.valid is None else trainer.valid
+        return np.resize(found.context, (10, trainer.flow.context))
 
     def _curve(self, path: str) -> bool:
         if not self.trainer.history:

@@ -17,7 +17,7 @@ from evenflow.density import Density
 from evenflow.errors import IoError
 from evenflow._border.files import Weighted
 from evenflow._border.rows import Rows
-from evenflow.runs import Plan, columns_of, held_out, of_part
+from evenflow.runs import Plan, columns_of, held_out
 
 CHUNK_VALUES = 1 << 20
 
@@ -43,8 +43,8 @@ def read_rows(source: str | os.PathLike[str] | None, flow: Density | None = None
         return
     part = held_out(flow, plan, source, size, chosen=chosen)
     which = "train" if part.test is None else "test"
-    given = "labels" if getattr(part, f"{which}_context") is None else "context"
-    yield from _pieces(*of_part(part, which, given), getattr(part, f"{which}_weight"))
+    data = part.part(which)
+    yield from _pieces(data.x, data.given, data.weight)
 
 
 def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -56,8 +56,8 @@ def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.
               np.load(raw, allow_pickle=False) as file):
             z = file["z"]
             labels, context = (file[name] if name in file.files else None for name in ("labels", "context"))
-        part = checked(path, z, train_labels=labels, train_context=context)
-        yield from _pieces(*of_part(part, "train", "labels" if context is None else "context"))
+        data = checked(path, z, train_labels=labels, train_context=context).part("train")
+        yield from _pieces(data.x, data.given)
     elif ending.endswith(".npy"):
         yield from _pieces(load(path).train, None)
     elif ending.endswith(CSV):

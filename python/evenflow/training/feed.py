@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import arrays
+from evenflow._border.batch import Batch
 from evenflow._border.bounds import Pairs, require_inside
+from evenflow._border.rows import stays_outside
 from evenflow.data.augment import Augment
-from evenflow.errors import NumericError
-from evenflow._border.rows import Rows, stays_outside
 from evenflow.data.rows import Order, group_of, origin, shuffled
+from evenflow.errors import NumericError
 
 AHEAD = 2
 """Windows that are prepared ahead."""
@@ -24,13 +25,10 @@ WINDOW, WINDOW_BYTES = 64, 1 << 23
 
 
 @dataclass(frozen=True)
-class Batch:
-    """This rank's samples of a batch as a flow takes them, and what their density is conditioned on."""
+class Share:
+    """This rank's samples of a batch."""
 
-    x: np.ndarray
-    given: np.ndarray | None
-    weights: np.ndarray | None
-    """How much each counts; None: all alike."""
+    batch: Batch
     size: int
     """Samples of all ranks."""
     total: float | None
@@ -40,47 +38,43 @@ class Batch:
 class Feed:
     """Batch `position` of epoch `epoch` holds the same samples, whenever it is asked for.
 
-    Epoch e visits the data in the order of `shuffled(x, [seed, e])`. A window is one batch; where the order
-    keeps neighbours together, it is several, whose rows are read at once and shuffled, so that neighbours go
-    to different batches. Windows of data that are read from files, or augmented, are prepared by one thread,
-    `ahead` of them before they are asked for; data in memory are only indexed, which costs less than handing
-    them over. An error in the thread is raised by `get`. `close` ends the thread; the next `get` starts it
-    again.
+    Epoch e visits the data in the order of `shuffled(x, [seed, e])`. A window is one batch; where the order keeps
+    neighbours together, it is several, whose rows are read at once and shuffled, so that neighbours go to different
+    batches. Windows of data that are read from files, or augmented, are prepared ahead by one thread; data in memory
+    are only indexed, which costs less than handing them over. An error in the thread is raised by `get`. `close` ends
+    the thread; the next `get` starts it again.
 
     mine(size): where in a batch of that size the samples of this rank are; only those are read.
     bounds: of a table's columns; rows of files are checked against them as they are read.
     """
 
-    def __init__(self, x: np.ndarray | Rows, given: np.ndarray | None, weights: np.ndarray | None = None, *,
-                 dtype: np.dtype, batch_size: int, batches: int, seed: int, augment: Augment | None = None,
-                 mine: Callable[[int], np.ndarray] = np.arange, ahead: int = AHEAD, bounds: Pairs | None = None):
-        self.x, self.given, self.weights, self.dtype = x, given, weights, dtype
-        self.bounds = bounds if stays_outside(x) else None
-        self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
-        self.mine = mine
-        self.ahead = ahead if stays_outside(x) or augment is not None else 0
+    def __init__(self, data: Batch, *, dtype: np.dtype, batch_size: int, seed: int, augment: Augment | None = None,
+                 mine: Callable[[int], np.ndarray] = np.arange, bounds: Pairs | None = None):
+        self.data, self.dtype, self.batch_size, self.seed, self.augment = data, dtype, batch_size, seed, augment
+        self.mine, self.bounds = mine, bounds if stays_outside(data.x) else None
+        self.ahead = AHEAD if stays_outside(data.x) or augment is not None else 0
+        full, rest = divmod(len(data), batch_size)
+        self.batches = full + (rest > 1 or (rest == 1 and full == 0))
+        """Batches an epoch. A last one of a single sample, which has no variance, is left out."""
         self.window = 1
-        if group_of(x) > 1:
-            self.window = min(max(1, WINDOW_BYTES * len(x) // (batch_size * x.nbytes)), WINDOW)
-        self._epoch = -1
-        self._order: np.ndarray | Order = np.empty(0, np.int64)
-        self._held = (-1, -1)
-        self._batches: list[Batch | NumericError] = []
+        if group_of(data.x) > 1:
+            self.window = min(max(1, WINDOW_BYTES * len(data) // (batch_size * data.x.nbytes)), WINDOW)
+        self._order: tuple[int, np.ndarray | Order] = -1, np.empty(0, np.int64)
+        self._held: tuple[tuple[int, int], list[Share | NumericError]] = (-1, -1), []
         self._thread: ThreadPoolExecutor | None = None
-        self._pending: deque[tuple[tuple[int, int], Future[list[Batch | NumericError]]]] = deque()
+        self._pending: deque[tuple[tuple[int, int], Future[list[Share | NumericError]]]] = deque()
 
-    def get(self, epoch: int, position: int) -> Batch:
+    def get(self, epoch: int, position: int) -> Share:
         """One batch. NumericError for a value that is not finite or not within bounds, IoError for a sample that can't
         be read.
         """
         window, place = divmod(position, self.window)
-        if self._held != (epoch, window):
-            self._batches = self._next((epoch, window))
-            self._held = epoch, window
-        batch = self._batches[place]
-        if isinstance(batch, NumericError):
-            raise batch
-        return batch
+        if self._held[0] != (epoch, window):
+            self._held = (epoch, window), self._next((epoch, window))
+        share = self._held[1][place]
+        if isinstance(share, NumericError):
+            raise share
+        return share
 
     def close(self) -> None:
         """Ends the thread after the window it is at."""
@@ -89,55 +83,48 @@ class Feed:
         self._thread = None
         self._pending.clear()
 
-    def _next(self, window: tuple[int, int]) -> list[Batch | NumericError]:
-        if self.ahead == 0:
-            return self._make(*window)
-        if self._thread is None or (self._pending and self._pending[0][0] != window):
+    def _next(self, window: tuple[int, int]) -> list[Share | NumericError]:
+        if self._pending and self._pending[0][0] != window:
             self.close()
-            self._thread = ThreadPoolExecutor(1, "evenflow-feed")
-        last = self._after(self._pending[-1][0]) if self._pending else window
-        while len(self._pending) <= self.ahead:
-            self._pending.append((last, self._thread.submit(self._make, *last)))
-            last = self._after(last)
-        return self._pending.popleft()[1].result()
+        try:
+            while self.ahead and len(self._pending) <= self.ahead:
+                self._thread = self._thread or ThreadPoolExecutor(1, "evenflow-feed")
+                after = self._after(self._pending[-1][0]) if self._pending else window
+                self._pending.append((after, self._thread.submit(self._make, *after)))
+        except RuntimeError:  # the system gives no thread
+            self.close()
+            self.ahead = 0
+        return self._pending.popleft()[1].result() if self.ahead else self._make(*window)
 
     def _after(self, window: tuple[int, int]) -> tuple[int, int]:
         epoch, number = window
         return (epoch, number + 1) if (number + 1) * self.window < self.batches else (epoch + 1, 0)
 
-    def _make(self, epoch: int, window: int) -> list[Batch | NumericError]:
+    def _make(self, epoch: int, window: int) -> list[Share | NumericError]:
         """The batches of a window; in the place of one with a NumericError, that."""
-        whole = self._window(epoch, window)
-        parts = [whole[start:start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
+        if epoch != self._order[0]:
+            self._order = epoch, shuffled(self.data.x, [self.seed, epoch])
+        size = self.window * self.batch_size
+        rows = self._order[1][window * size:(window + 1) * size]
+        if self.window > 1:
+            rows = np.random.default_rng([self.seed, epoch, window]).permutation(rows)
+        parts = [rows[start:start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         mine = [part[self.mine(len(part))] for part in parts]
-        ends = np.cumsum([len(index) for index in mine])
-        rows = np.split(self.x[np.concatenate(mine)], ends[:-1])
-        batches: list[Batch | NumericError] = []
-        for part, index, x in zip(parts, mine, rows):
-            try:
-                batches.append(self._batch(x, index, part, epoch))
-            except NumericError as error:
-                batches.append(error)
-        return batches
+        read = np.split(self.data.x[np.concatenate(mine)], np.cumsum([len(index) for index in mine])[:-1])
+        return [self._share(x, index, part, epoch) for x, index, part in zip(read, mine, parts)]
 
-    def _batch(self, rows: np.ndarray, index: np.ndarray, whole: np.ndarray, epoch: int) -> Batch:
+    def _share(self, x: np.ndarray, index: np.ndarray, whole: np.ndarray, epoch: int) -> Share | NumericError:
         """Of this rank's rows `index` out of all of the batch."""
-        x = as_taken("fit", rows, origin(self.x, index), self.dtype, self.bounds)
+        try:
+            x = as_taken("fit", x, origin(self.data.x, index), self.dtype, self.bounds)
+        except NumericError as error:
+            return error
         if self.augment is not None:
             x = self.augment(x, self.seed, epoch, index)
-        given, weights = (None if numbers is None else numbers[index] for numbers in (self.given, self.weights))
-        return Batch(x, given, weights, len(whole),
-                     None if self.weights is None else float(self.weights[whole].sum()))
-
-    def _window(self, epoch: int, window: int) -> np.ndarray:
-        """The rows of one batch, or of several in which groups of neighbours are mixed."""
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, shuffled(self.x, [self.seed, epoch])
-        size = self.window * self.batch_size
-        index = self._order[window * size:(window + 1) * size]
-        if self.window > 1:
-            index = np.random.default_rng([self.seed, epoch, window]).permutation(index)
-        return index
+        label, context, weight = (None if part is None else part[index] for part in (
+            self.data.label, self.data.context, self.data.weight))
+        total = None if self.data.weight is None else float(self.data.weight[whole].sum())
+        return Share(Batch(x, label, context, weight), len(whole), total)
 
 
 def as_taken(where: str, rows: np.ndarray, index: np.ndarray, dtype: np.dtype, bounds: Pairs | None = None) -> Any:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenflow.errors import ConfigError
+from evenflow.training.settings import Settings
 
 MODELS: dict[tuple[str, str], dict[str, Any]] = {
     ("glow", "image"): dict(steps=8, hidden=128),
@@ -33,15 +34,15 @@ MODELS: dict[tuple[str, str], dict[str, Any]] = {
 """Settings by model and kind of data that are not the model's own defaults; the first of a kind is its default."""
 
 TRAINING: dict[str, dict[str, Any]] = {
-    "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=1e-3, warmup=100,
-                  average=0.99, long_average=0.999, patience=20),
-    "table": dict(epochs=20, least_steps=4000, patience=20),
+    "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=1e-3, warmup=100, clip=0.0,
+                  short_average=0.0, average=0.99, long_average=0.999, patience=20),
+    "table": dict(epochs=20, least_steps=4000, optimizer="adam", lr=3e-3, clip=20.0, average=0.99, patience=20),
 }
-"""Length and settings of the training by kind of data, see `table`, `epochs` and `average`."""
+"""Length and settings of a training by kind of data, for `fit`, FlowDensity and the command line; see `resolved`."""
 UNVALIDATED = 100
 """Most passes where no length is given, nor data that would show overfitting."""
-LONG = 20_000
-"""Steps from which on an average may lag by a thousand of them."""
+SHORT, LONG = 1000, 20_000
+"""Steps below which images have no average, and from which on theirs may lag by a thousand of them."""
 
 # Depth and a high rate help most on the digits; more epochs overfit.
 DIGITS_MODEL: dict[str, Any] = dict(levels=2, steps=16, hidden=64)
@@ -86,14 +87,14 @@ def _real_nvp(size: int, levels: int, base_dim: int, blocks: int, flip: bool) ->
     return Preset("realnvp", (size, size, 3),
                   dict(levels=levels, base_dim=base_dim, residual_blocks=blocks, bottleneck=False, skip=True,
                        batch_norm=True, weight_norm=True, coupling="affine", recursion=2, bits=8),
-                  dict(epochs=UNTIL_STOPPED, batch_size=64, optimizer="adam", lr=1e-3, clip=100.0,
+                  dict(epochs=UNTIL_STOPPED, batch_size=64, optimizer="adam", lr=1e-3, warmup=0, clip=100.0,
                        optimizer_options=dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=1e-4),
                        augment={"flip": True} if flip else None, sample_every=SAMPLE_EVERY))
 
 
 def _nice(shape: tuple[int, int, int], hidden: tuple[int, ...], prior: str, preprocess: str,
           batch: int) -> Preset:
-    training = dict(epochs=1500, batch_size=batch, optimizer="adam", lr=1e-3,
+    training = dict(epochs=1500, batch_size=batch, optimizer="adam", lr=1e-3, warmup=0,
                     optimizer_options=dict(beta1=0.9, beta2=0.99, eps=1e-4))
     if preprocess != "none":
         # The whitening is fitted by `init`: a covariance needs many more images than dimensions.
@@ -130,11 +131,8 @@ def find(name: str) -> Preset:
 
 
 def choose(source: str, kind: str, shape: tuple[int, ...], model: str | None,
-           preset: str | None = None, n: int = 1,
-           batch_size: int | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(name of the model, its settings, its training) for n samples of some data. model None: the default.
-
-    batch_size: that was asked for."""
+           preset: str | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(name of the model, its settings, its training) for some data. model None: the default."""
     if preset is not None:
         found = find(preset)
         if model not in (None, found.model) or kind != "image":
@@ -146,8 +144,6 @@ def choose(source: str, kind: str, shape: tuple[int, ...], model: str | None,
         known = [m for m, k in MODELS if k == kind]
         raise ConfigError(f"[train] {name} is not a model of {kind}s; choose --model {' or '.join(known)}")
     settings, training = dict(MODELS[name, kind]), dict(TRAINING[kind])
-    if kind == "table":
-        training.update(table(n, batch_size))
     if name == "glow":
         settings["levels"] = _levels(*shape[:2])
     if source == "digits":
@@ -158,30 +154,32 @@ def choose(source: str, kind: str, shape: tuple[int, ...], model: str | None,
     return name, settings, training
 
 
-def table(n: int, batch_size: int | None = None) -> dict[str, Any]:
-    """Settings of a training on n rows of a table where none are given, by `evenflow train`, `fit` and FlowDensity.
+def resolved(settings: Settings, usual: dict[str, Any], n: int, epochs: int | None, steps: int | None,
+             validated: bool) -> tuple[Settings, int | None]:
+    """Settings without "auto" for a training on n samples, and how many passes over them it makes at most.
 
-    batch_size None: small ones for few rows. With 256 of 1,000 rows most of a training was warm-up, and patience ended
-    some in it.
+    usual: what is taken for "auto", as in TRAINING. Batches are small for few rows of a table: with 256 of 1,000 rows
+    most of a training was warm-up, and patience ended some in it. Of few samples more passes are made, up to
+    `least_steps`. An average may lag by a thousand steps in a training of LONG ones; in a SHORT one of images even the
+    usual one keeps too much of the start.
     """
-    if batch_size is None:
-        batch_size = min(256, max(32, n // 30))
-    return dict(batch_size=batch_size, optimizer="adam", lr=3e-3, warmup=min(100, math.ceil(n / max(1, batch_size))),
-                clip=20.0, average=0.99)
-
-
-def epochs(training: dict[str, Any], n: int, batch_size: int) -> int:
-    """Passes over n samples when no length is given: more of them over few samples, up to `least_steps`."""
-    least = int(training.get("least_steps", 0))
-    return max(int(training["epochs"]), -(-least // -(-n // batch_size)))
-
-
-def average(training: dict[str, Any], n: int, batch_size: int, epochs: int | None, steps: int | None) -> float:
-    """Decay of the moving average where none is given, by the steps that are planned over n samples."""
-    planned = min([math.inf if steps is None else steps,
-                   math.inf if epochs is None else epochs * -(-n // batch_size)])
-    usual = float(training.get("average", 0.0))
-    return float(training.get("long_average", usual)) if planned >= LONG else usual
+    usual = {"schedule": "constant", "seed": 0, "batch_size": min(256, max(32, n // 30)), **usual}
+    batch = int(usual["batch_size"] if settings.batch_size == "auto" else settings.batch_size)
+    an_epoch = -(-n // batch)
+    usual.setdefault("warmup", min(100, an_epoch))
+    if epochs is None and steps is None:
+        epochs = max(int(usual["epochs"]), -(-int(usual.get("least_steps", 0)) // an_epoch))
+        epochs = epochs if validated else min(epochs, max(UNVALIDATED, int(usual["epochs"])))
+    else:
+        usual["patience"] = None  # a length that was asked for is kept
+    if not validated:
+        usual["patience"] = None
+    planned = min([math.inf if steps is None else steps, math.inf if epochs is None else epochs * an_epoch])
+    for name, holds in (("short_average", planned < SHORT), ("long_average", planned >= LONG)):
+        if holds and name in usual:
+            usual["average"] = usual[name]
+    whole = settings.over({"patience": None, "clip": 0.0, "average": 0.0, "warmup": 0, **usual})
+    return whole, epochs
 
 
 def _levels(height: int, width: int) -> int:

@@ -1,145 +1,174 @@
-"""How to train, and where a training stands."""
+"""Settings of a training, declared once: fit's checks, the command line and docs/training.md are made from them."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from evenflow import optim
 from evenflow._border import checks
+from evenflow._border.names import hinted
 from evenflow.data.augment import Augment
-from evenflow.errors import ConfigError
+from evenflow.errors import ConfigError, wrong
+from evenflow.optim import OPTIMIZERS, Optimizer, Schedule
+
+Auto = Literal["auto"]
+
+
+def _setting(default: Any, help: str, low: float = -math.inf, high: float = math.inf,
+             choices: tuple[str, ...] = (), fixed: bool = True) -> Any:
+    """A field. help: one line, also of the command line. fixed: a training that goes on must have it as it began."""
+    return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, fixed=fixed))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. The same settings, data and model give the same bits."""
+    """How to train. The same settings, data and model give the same bits.
 
-    batch_size: int = 64
-    optimizer: str = "adamax"
-    """"adam" | "adamw" | "adamax" | "sgd" | "rmsprop"."""
-    optimizer_options: dict[str, float] = field(default_factory=dict)
-    """More arguments of the optimiser: beta2, momentum, eps, weight_decay, ..."""
-    lr: float = 1e-3
-    warmup: int = 0
-    """Steps of linear warm-up."""
-    schedule: str = "constant"
-    """After the warm-up: "constant", times lr_decay at every step; "cosine", down to lr_floor at the last planned step;
-    "plateau", halved after lr_patience epochs without a better validation loss."""
-    lr_decay: float = 1.0
-    lr_floor: float = 0.0
-    lr_patience: int = 10
-    clip: float = 0.0
-    """Largest norm of the gradient (of the loss in nats); 0: not clipped."""
-    accumulate: int = 1
-    """Pieces that a batch is worked through in, to save memory. Batch norm sees each piece alone; where one would
-    have a single row, there are fewer."""
-    average: float = 0.0
-    """Decay of the moving average (zero-debiased) that is validated and kept; 0: none."""
-    patience: int | None = None
-    """Epochs without a better validation loss, after the warm-up, until training ends."""
-    on_nonfinite: str = "raise"
-    """After a NumericError in a step: "raise" it, "skip" the step, or "rollback" to the last snapshot (every
-    100 steps) with half the learning rate. The data that failed are not used again in that epoch."""
-    max_failures: int = 10
-    """Steps that may fail in one training before the error is raised after all."""
-    init_batch: int | None = None
-    """Samples for the data-dependent initialisation; None: about a million values, and for
-    whitening 64 rows a column, of at most 134 million values."""
-    activation_budget: int | None = None
-    sync_batch_norm: bool = True
-    """With several ranks: moments of all ranks' samples, as one process has them; else each rank's own."""
-    wire_dtype: str | None = None
-    """With several ranks: "bfloat16" sends gradients rounded to it, half the bytes; None: as they are."""
-    augment: Augment | None = None
-    """Random changes of the training images, drawn anew in every epoch."""
-    seed: int = 0
-    """Of the order of the data, their augmentation and the dequantisation noise, which another call of `fit` with the
-    same seed repeats."""
+    Parameters
+    ----------
+    batch_size : int
+        Samples a step. "auto": 64 for images, 32 ... 256 by N for tables.
+    optimizer : str or class
+        "adam", "adamw", "adamax", "sgd", "rmsprop", or a class of evenflow. "auto": "adamax" for images, "adam" for
+        tables.
+    optimizer_options : dict
+        More arguments of the optimiser: beta2, momentum, eps, weight_decay, ...
+    lr : float
+        Learning rate. "auto": 1e-3 for images, 3e-3 for tables.
+    warmup : int
+        Steps in which the rate rises linearly. "auto": 100; for tables at most an epoch.
+    schedule : str or Schedule
+        After the warm-up: "constant" (times lr_decay at every step), "cosine" (down to lr_floor at the last planned
+        step), or "plateau" (halved after lr_patience epochs without a better validation loss). A `Schedule` has its own
+        lr, warmup, decay and floor. "auto": "constant".
+    lr_decay, lr_floor, lr_patience : float, float, int
+        See `schedule`.
+    clip : float
+        Largest norm of the gradient [nats]; 0: not clipped. "auto": 0 for images, 20 for tables.
+    average : float
+        Decay of a moving average of the parameters, which is validated and kept; 0: none. "auto": 0.99; for images 0
+        in less than 1,000 steps, and 0.999 from 20,000 on.
+    patience : int or None
+        Epochs without a better validation loss, after the warm-up, until training ends; None: it does not. "auto": 20
+        with validation data and no length.
+    accumulate : int
+        Pieces in which a batch is computed, to save memory. Batch norm sees each piece alone.
+    augment : Augment or dict, optional
+        Random changes of training images, drawn anew in every epoch.
+    on_nonfinite : str
+        After a loss or gradient that is not finite: "raise", "skip" the step, or "rollback" to the last snapshot (every
+        100 steps) with half the rate. More than ten failures one after the other are raised after all.
+    init_batch : int, optional
+        Samples for the initialisation. None: about a million values; for whitening 64 rows a column.
+    activation_budget : int, optional
+        Bytes of activations that are kept for the backward pass. None: a share of the free memory.
+    seed : int, optional
+        For the order of the data, augmentation and noise. None: the model's own.
+    save_every : float
+        Seconds between two checkpoints; 0: one after every step.
+    comm : optional
+        An mpi4py communicator whose ranks train together (docs/ranks.md).
+
+    Raises
+    ------
+    ConfigError, TypeError
+        A setting is out of range or of another type; the error's `argument` is its name.
+
+    Examples
+    --------
+    >>> import evenflow as ef
+    >>> settings = ef.Settings(clip=5.0, average=0.999)
+    >>> settings.clip
+    5.0
+    """
+
+    batch_size: int | Auto = _setting("auto", "samples a step", low=1)
+    optimizer: str | type[Optimizer] = _setting("auto", "rule of the update", choices=("auto", *OPTIMIZERS))
+    optimizer_options: dict[str, float] = field(default_factory=dict, metadata=dict(
+        help="more arguments of the optimiser", fixed=True))
+    lr: float | Auto = _setting("auto", "learning rate", low=0)
+    warmup: int | Auto = _setting("auto", "steps of linear warm-up", low=0)
+    schedule: str | Schedule = _setting("auto", "learning rate after the warm-up",
+                                        choices=("auto", "constant", "cosine", "plateau"))
+    lr_decay: float = _setting(1.0, "factor a step, with a constant schedule", low=0, high=1)
+    lr_floor: float = _setting(0.0, "smallest learning rate", low=0)
+    lr_patience: int = _setting(10, "epochs without improvement until plateau halves the rate", low=1)
+    clip: float | Auto = _setting("auto", "largest norm of the gradient; 0: off", low=0)
+    average: float | Auto = _setting("auto", "decay of the moving average; 0: off", low=0, high=1)
+    patience: int | None | Auto = _setting("auto", "epochs without improvement until it stops", low=1)
+    accumulate: int = _setting(1, "pieces that a batch is worked through in", low=1)
+    augment: Augment | None = _setting(None, "random changes of training images")
+    on_nonfinite: str = _setting("raise", "after a failed step", choices=("raise", "skip", "rollback"))
+    init_batch: int | None = _setting(None, "samples for the data-dependent initialisation", low=1)
+    activation_budget: int | None = _setting(None, "bytes of activations that are kept; 0: all are rebuilt", low=0)
+    seed: int | None = _setting(None, "of the order of the data, their augmentation and noise", low=0)
+    save_every: float = _setting(60.0, "seconds between checkpoints; 0: one after every step", low=0, fixed=False)
+    comm: Any = _setting(None, "communicator of mpi4py", fixed=False)
 
     def __post_init__(self) -> None:
-        """Checks, and makes numpy's numbers Python's, as a checkpoint holds them.
-
-        Whole numbers that stand for floats stay whole: the mark of a training is a sum over the settings' text.
-        """
-        def keep(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        checks.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
-        checks.choice("fit", "schedule", self.schedule, ("constant", "cosine", "plateau"))
-        checks.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
-        for name, low in (("batch_size", 1), ("warmup", 0), ("accumulate", 1), ("max_failures", 0),
-                          ("lr_patience", 1), ("seed", 0)):
-            keep(name, checks.whole("fit", name, getattr(self, name), low=low))
-        for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
-            if getattr(self, name) is not None:
-                keep(name, checks.whole("fit", name, getattr(self, name), low=low))
-        if not isinstance(self.sync_batch_norm, bool):
-            raise TypeError("[fit] expected sync_batch_norm to be True or False, "
-                            f"got {self.sync_batch_norm!r}")
-        if self.wire_dtype is not None:
-            checks.choice("fit", "wire_dtype", self.wire_dtype, ("bfloat16",))
-        keep("augment", Augment.of(self.augment))
-        for name, schedule, usual in (("lr_decay", "constant", 1.0), ("lr_patience", "plateau", 10)):
-            if self.schedule != schedule and getattr(self, name) != usual:
-                raise ConfigError(f"[fit] {name} is a setting of schedule={schedule!r}, and schedule is "
-                                  f"{self.schedule!r}")
-        for name, high in (("lr", math.inf), ("lr_floor", math.inf), ("clip", math.inf), ("lr_decay", 1.0),
-                           ("average", 1.0)):
-            checks.number("fit", name, getattr(self, name), 0.0, high)
-            keep(name, checks.plain(getattr(self, name)))
+        """Checks, and makes numpy's numbers Python's, as a checkpoint holds them."""
+        if isinstance(self.schedule, dict):  # of a checkpoint
+            self._keep("schedule", Schedule(**self.schedule))
+        if self.optimizer in OPTIMIZERS.values():
+            self._keep("optimizer", next(name for name, kind in OPTIMIZERS.items() if kind is self.optimizer))
+        self._keep("augment", Augment.of(self.augment))
+        for f in dataclasses.fields(self):
+            value, allowed = getattr(self, f.name), KINDS[f.name]
+            if value is None and type(None) in allowed or allowed[0] is not str and value == "auto" and Auto in allowed:
+                continue
+            if choices := f.metadata.get("choices"):
+                if not isinstance(value, Schedule):
+                    checks.choice("fit", f.name, value, choices)
+            elif allowed[0] is int:
+                self._keep(f.name, checks.whole("fit", f.name, value, low=f.metadata["low"]))
+            elif allowed[0] is float:
+                checks.number("fit", f.name, value, f.metadata["low"], f.metadata["high"])
+                self._keep(f.name, checks.plain(value))
         if isinstance(self.optimizer_options, dict):  # the optimiser says what is wrong with another thing
-            options = self.optimizer_options.items()
-            keep("optimizer_options", {name: checks.plain(value) for name, value in options})
+            self._keep("optimizer_options", {k: checks.plain(v) for k, v in self.optimizer_options.items()})
+        if self.average == 1:
+            raise wrong(ConfigError, "fit", "average", "expected average below 1, got 1")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """ConfigError for a setting of another schedule than the one that is chosen."""
+        kind = "a Schedule" if isinstance(self.schedule, Schedule) else self.schedule
+        for name, needed, usual in (("lr_decay", "constant", 1.0), ("lr_patience", "plateau", 10)):
+            if kind not in ("auto", needed) and getattr(self, name) != usual:
+                raise wrong(ConfigError, "fit", name, f"{name} is a setting of schedule={needed!r}, and schedule is "
+                                                      f"{kind!r}")
+        if isinstance(self.schedule, Schedule):
+            for name, own in (("lr", "lr"), ("warmup", "warmup"), ("lr_floor", "floor")):
+                value = getattr(self.schedule, own)
+                if getattr(self, name) not in ("auto", 0.0 if own == "floor" else "auto", value):
+                    raise wrong(ConfigError, "fit", name, f"{name} is said by the Schedule, {value}, and is given as "
+                                                          f"{getattr(self, name)} besides")
+                self._keep(name, value)
+
+    def _keep(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def over(self, usual: dict[str, Any]) -> Settings:
+        """These settings, with those of `usual` in the place of "auto" and of a seed that is None."""
+        taken = {f.name: usual[f.name] for f in dataclasses.fields(self) if f.name in usual
+                 and (_is_auto(value := getattr(self, f.name)) or f.name == "seed" and value is None)}
+        return dataclasses.replace(self, **taken)
+
+    def saved(self) -> dict[str, Any]:
+        """What a training must have as it began, as JSON holds it."""
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["fixed"]}
+        return typing.cast(dict[str, Any], json.loads(json.dumps(kept, default=dataclasses.asdict)))
 
 
-LATER: dict[str, Any] = {"sync_batch_norm": True, "wire_dtype": None, "schedule": "constant", "lr_patience": 10}
-"""Settings that the first trainings did not have, with what they mean there."""
+KINDS: dict[str, tuple[Any, ...]] = {name: typing.get_args(hint) or (hint,)
+                                     for name, hint in typing.get_type_hints(Settings).items()}
+"""The types of each setting: int, float, str, ..., then what else it may be."""
+Settings.__init__ = hinted(Settings.__init__)  # type: ignore[method-assign]
 
 
-@dataclass
-class Progress:
-    """Where a training stands; with the arrays of Trainer.state, all that a resume needs."""
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    """Batches done in this epoch."""
-    samples: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    """Samples of this epoch, and over them the sums of what a step's record says."""
-    skipped: int = 0
-    """Failed steps of this epoch, and of all."""
-    failures: int = 0
-    lr_scale: float = 1.0
-    snapshot_steps: list[int] = field(default_factory=list)
-    """Step counters of the optimiser and the average in the snapshot."""
-    best_loss: float | None = None
-    bad_epochs: int = 0
-    flat_epochs: int = 0
-    """Epochs without a better validation loss since the rate was last halved."""
-    stopped: bool = False
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> Progress:
-        """From a state file; in the first ones each sum was a field of its own."""
-        sums = {name[:-len("_sum")]: fields.pop(name) for name in list(fields) if name.endswith("_sum")}
-        return cls(**{"sums": sums, **fields})
-
-    def check(self) -> None:
-        """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
-        for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs", "flat_epochs"):
-            checks.whole("resume", name, getattr(self, name), low=0)
-        best = {} if self.best_loss is None else {"best_loss": self.best_loss}
-        numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, **best, **self.sums}
-        for name, value in numbers.items():
-            checks.number("resume", name, value, -math.inf)
-        for steps in self.snapshot_steps:
-            checks.whole("resume", "snapshot_steps", steps, low=0)
-        flat = all(isinstance(r, dict) and not any(isinstance(v, (dict, list)) for v in r.values())
-                   for r in self.history)
-        if len(self.snapshot_steps) not in (0, 2) or not flat:
-            raise TypeError("[resume] expected two snapshot_steps and a history of flat dicts, got something else")
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"

@@ -1,0 +1,104 @@
+"""Flow.fit."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from evenflow._border import arrays, checks
+from evenflow.data import check
+from evenflow.density import Density, bounds_of, column_names, core_of, name_columns
+from evenflow.distributed.ranks import Ranks
+from evenflow.errors import ConfigError, warn, wrong
+
+from evenflow.training import presets, progress, samples
+from evenflow.training.history import History
+from evenflow.training.loop import Callback, Trainer, saved_settings
+from evenflow.training.settings import Settings
+from evenflow.training.state import refuse_used, state_path
+
+
+def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weight: Any, epochs: int | None,
+        steps: int | None, everyday: dict[str, Any], checkpoint: str | os.PathLike[str] | None, resume: bool,
+        callback: Callback | None, verbose: bool | None, settings: Settings | None) -> History:
+    """`Flow.fit`; everyday: those of the settings that it takes by name."""
+    chosen = merged(settings, everyday)
+    ranks = Ranks(chosen.comm)
+    path = None if checkpoint is None else checks.file_name("fit", checkpoint)
+    if checks.flag("fit", "resume", resume) and path is None:
+        raise wrong(ConfigError, "fit", "checkpoint", "resume=True needs checkpoint=...")
+    goes_on = ranks.lead(lambda: _goes_on(path, resume))
+    seed = flow.config["seed"] if chosen.seed is None else chosen.seed
+    with _undone_on_error(flow):
+        if not flow.initialized:
+            name_columns(flow, arrays.names_of(x), arrays.names_of(context))
+
+        def prepare() -> tuple[Trainer, int | None]:
+            data = samples.checked(flow, "fit", x, label, context, sample_weight, resolve=True)
+            train, validated = samples.parts(flow, "fit", data, valid, seed)
+            usual = dataclasses.replace(chosen, seed=seed)
+            if goes_on and path is not None:
+                usual = usual.over(saved_settings(path))
+            whole, length = presets.resolved(usual, presets.TRAINING["image" if flow.is_image else "table"], len(train),
+                                             epochs, steps, validated is not None)
+            return Trainer(flow, train, validated, whole, ranks), length
+
+        trainer, length = ranks.try_on_all(prepare)
+        if goes_on and path is not None:
+            ranks.try_on_all(lambda: trainer.load(path))
+        if not flow.is_image and ranks.rank == 0:
+            for text in check.found(trainer.data, flow.dtype, column_names(flow).get("x", ()), seed, bounds_of(flow),
+                                    trainer.standardises):
+                warn(f"[fit] {text}")
+        quiet = ranks.rank > 0 or not progress.wanted("fit", verbose)
+        shown = progress.Progress(None, quiet, flow.is_image, lines=False)
+        train = trainer.begin(length, steps, shown.around(callback), path)
+    shown.total = trainer.planned
+    rows, valid_rows = len(trainer.data), 0 if trainer.valid is None else len(trainer.valid)
+    shown.say(f"training on {rows:,} rows, validating on {valid_rows:,}")
+    try:
+        train()
+    finally:
+        shown.close(stopped=trainer.state.progress.stopped)
+    return History(trainer.history, rows, valid_rows)
+
+
+def merged(settings: Settings | None, everyday: dict[str, Any]) -> Settings:
+    """`settings`, with those that were given by name. ConfigError for one that is given twice."""
+    if settings is not None and not isinstance(settings, Settings):
+        raise wrong(TypeError, "fit", "settings", f"expected Settings or None, got {type(settings).__name__}")
+    given = {name: value for name, value in everyday.items()
+             if not (value is None and name == "seed" or isinstance(value, str) and value == "auto")}
+    by_name = Settings(**given)
+    for name in given if settings is not None else ():
+        there, here = getattr(settings, name), getattr(by_name, name)
+        if there not in ("auto", here) and not (there is None and name == "seed"):
+            raise wrong(ConfigError, "fit", name, f"expected {name} once, got {here!r} and, in settings, {there!r}")
+    return by_name if settings is None else dataclasses.replace(
+        settings, **{name: getattr(by_name, name) for name in given})
+
+
+def _goes_on(path: str | None, resume: bool) -> bool:
+    """Whether there is a training to go on with. ConfigError where a new one would write over files."""
+    if path is None or resume and os.path.isfile(state_path(path)):
+        return path is not None
+    if resume and os.path.isfile(path):
+        raise wrong(ConfigError, "fit", "checkpoint", f"{path} is there, and its training state {state_path(path)} is "
+                                                      "not, without which no training goes on; take another path")
+    refuse_used(path)
+    return False
+
+
+@contextlib.contextmanager
+def _undone_on_error(flow: Density) -> Iterator[None]:
+    """If the block raises, the flow's values and the names of its columns are put back."""
+    values, names = core_of(flow).values.copy(), column_names(flow)
+    try:
+        yield
+    except BaseException:
+        core_of(flow).values[:] = values
+        name_columns(flow, **names)
+        raise
