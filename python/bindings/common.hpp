@@ -132,6 +132,5 @@ void bind_arrays(py::module_& m);
 void bind_flow(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_io(py::module_& m);
-void bind_wire(py::module_& m);
 
 }  // namespace evenflow::python

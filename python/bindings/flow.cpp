@@ -192,9 +192,9 @@ py::dict as_dict(const StepResult& r, bool grad_norm = false) {
 
 template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& given, int64_t budget,
-                       double weight, const py::object& sum_over_ranks, const py::object& complete,
-                       int64_t least, const py::object& dcontext, const py::object& sample_weight,
-                       uint64_t seed, uint64_t first, const py::object& nll) {
+                       double weight, const py::object& sum_over_ranks, const py::object& dcontext,
+                       const py::object& sample_weight, uint64_t seed, uint64_t first,
+                       const py::object& nll) {
   const auto in = batch_of<const T>(x, "loss_and_grad", "x", self.flow.dims());
   double* const each =
       nll.is_none() ? nullptr : batch_of<double>(nll.cast<py::array>(), "loss_and_grad", "nll", 1, in.n).data;
@@ -202,19 +202,12 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& g
                              {seed, first});
   StepResult r;
   PyRanks ranks(sum_over_ranks);
-  GradientWatch watch;
-  if (!complete.is_none()) watch.parts = self.flow.gradient_parts(least);
   {
     OnDevice arrays(self.contexts);
     Context& ctx = arrays.ctx();
     const RanksScope with(ctx, sum_over_ranks.is_none() ? nullptr : &ranks);
-    watch.complete = [&](size_t part) {
-      ctx.synchronize();
-      py::gil_scoped_acquire lock;
-      complete(part);
-    };
     r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
-                                budget, weight, complete.is_none() ? nullptr : &watch, each);
+                                budget, weight, each);
     arrays.bring();
   }
   return as_dict(r);
@@ -317,15 +310,6 @@ py::list entries(PyFlow<T>& self) {
 }
 
 template <class T>
-py::list gradient_parts(PyFlow<T>& self, int64_t least) {
-  py::list list;
-  for (const GradientPart& part : self.flow.gradient_parts(least)) {
-    list.append(py::make_tuple(part.first, part.end));
-  }
-  return list;
-}
-
-template <class T>
 py::list levels(PyFlow<T>& self) {
   py::list list;
   for (const Level& level : self.flow.levels())
@@ -403,10 +387,8 @@ void bind_flow_class(py::module_& m, const char* name) {
            "activation_budget"_a = -1, "max_norm"_a = 0.0, "average"_a = py::none(), "decay"_a = 0.0,
            "sample_weight"_a = py::none(), "seed"_a = 0)
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "given"_a = py::none(), "activation_budget"_a = -1,
-           "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0,
-           "dcontext"_a = py::none(), "sample_weight"_a = py::none(), "seed"_a = 0, "first"_a = 0,
-           "nll"_a = py::none())
-      .def("gradient_parts", &gradient_parts<T>, "least"_a)
+           "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "dcontext"_a = py::none(),
+           "sample_weight"_a = py::none(), "seed"_a = 0, "first"_a = 0, "nll"_a = py::none())
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a, "levels"_a);
 }
 

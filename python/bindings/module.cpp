@@ -68,7 +68,6 @@ PYBIND11_MODULE(_core, m) {
   bind_flow(m);
   bind_optim(m);
   bind_io(m);
-  bind_wire(m);
 }
 
 }  // namespace evenflow::python

@@ -4,7 +4,7 @@ Calls of a flow write their results into arrays that they are given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict, overload, type_check_only
+from typing import Any, TypeAlias, TypedDict, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,14 +136,12 @@ class _Flow:
                           first_row: int = 0, dcontext: _Array | None = None) -> None: ...
     def loss_and_grad(self, x: _Array, given: _Given = None, activation_budget: int = -1, weight: float = 1.0,
                       sum_over_ranks: Callable[[NDArray[np.float64]], None] | None = None,
-                      complete: Callable[[int], None] | None = None, least: int = 0,
                       dcontext: _Array | None = None, sample_weight: NDArray[np.float64] | None = None,
                       seed: int = 0, first: int = 0, nll: NDArray[np.float64] | None = None) -> Step: ...
     def train_step(self, x: _Array, optimizer: Optimizer32 | Optimizer64, given: _Given = None,
                    activation_budget: int = -1, max_norm: float = 0.0,
                    average: Average32 | Average64 | None = None, decay: float = 0.0,
                    sample_weight: NDArray[np.float64] | None = None, seed: int = 0) -> TrainStep: ...
-    def gradient_parts(self, least: int) -> list[tuple[int, int]]: ...
     def dequantize(self, x: _Array, bits: int, seed: int | None, first: int, levels: _Array) -> None: ...
 
 class Flow32(_Flow): ...
@@ -196,12 +194,3 @@ def set_matmul_precision(precision: str) -> None:
 def matmul_precision() -> str:
     """What set_matmul_precision was last given."""
 
-@overload
-def to_bfloat16(values: NDArray[np.float32], out: NDArray[np.uint16]) -> None: ...
-@overload
-def to_bfloat16(values: NDArray[np.float64], out: NDArray[np.uint16]) -> None: ...
-def sum_bfloat16(parts: NDArray[np.uint16], out: NDArray[np.uint16]) -> None: ...
-@overload
-def from_bfloat16(values: NDArray[np.uint16], out: NDArray[np.float32]) -> None: ...
-@overload
-def from_bfloat16(values: NDArray[np.uint16], out: NDArray[np.float64]) -> None: ...

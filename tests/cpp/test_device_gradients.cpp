@@ -56,41 +56,6 @@ std::vector<double> shared_gradients(Context& ctx, const std::string& device, in
 
 }  // namespace
 
-TEST_CASE("device: parts of a gradient are complete when a watch is told so") {
-  install_emulator();
-  const auto flow = glow<double>(small_glow());
-  const int64_t size = flow.layout()->trainable_size();
-  ParamArena<double> arena(flow.layout(), "emulated");
-  const ParamArena<double>& read = arena;
-  Context ctx("emulated");
-  flow.init(arena, 3);
-  Arrays a(ctx);
-  const Shape shape = flow.sample_shape().with_batch(4);
-  const View<const double> x(a.put(random_of<double>(shape.size(), 5, 0, 255)), shape);
-  flow.init_from_data(ctx, arena, x);
-  std::vector<double> told(static_cast<size_t>(size));
-  GradientWatch watch{{}, nullptr};
-  watch.complete = [&](size_t part) {
-    ctx.synchronize();
-    const GradientPart& of = watch.parts[part];
-    std::copy(read.grads() + of.first, read.grads() + of.end, told.begin() + of.first);
-  };
-  const auto gradient = [&](const GradientWatch* with) {
-    zero_grad(ctx, arena);
-    flow.loss_and_grad(ctx, arena, x, {}, -1, 1, with);
-    ctx.synchronize();
-    return std::vector<double>(read.grads(), read.grads() + size);
-  };
-  const std::vector<double> together = gradient(nullptr);
-  for (const int64_t least : {int64_t{0}, int64_t{100}, size}) {
-    CAPTURE(least);
-    watch.parts = flow.gradient_parts(least);
-    const std::vector<double> watched = gradient(&watch);
-    CHECK(same_bits(told, watched));
-    CHECK(gap(watched, together) <= 1e-12);
-  }
-}
-
 TEST_CASE("device: a gradient that is taken again from checkpoints is not added to the first") {
   GlowConfig g = small_glow();
   g.steps = 8;

@@ -85,29 +85,5 @@ TEST_CASE("ranks with batch norm repeat a pass together, and fail together") {
   CHECK(hears_error.told == Told{1});
 }
 
-TEST_CASE("gradients are complete when a watch is told so") {
-  Trainable<double> model = initialised<double>(glow_with_classes());
-  const ParamArena<double>& arena = model.arena;
-  const std::vector<double> x = random_values(5 * model.flow.dims(), 5, 1, 31);
-  const int32_t labels[] = {0, 1, 2, 1, 0};
-  Context ctx("cpu", 1);
-  const int64_t size = model.flow.layout()->trainable_size();
-  for (const int64_t least : {int64_t{0}, int64_t{100}, size}) {
-    CAPTURE(least);
-    std::vector<double> told;
-    GradientWatch watch{model.flow.gradient_parts(least), nullptr};
-    watch.complete = [&](size_t part) {  // from the gradient's end to its beginning
-      const GradientPart& of = watch.parts[part];
-      CHECK(of.end == size - static_cast<int64_t>(told.size()));
-      told.insert(told.begin(), arena.grads() + of.first, arena.grads() + of.end);
-    };
-    zero_grad(ctx, model.arena);
-    model.flow.loss_and_grad(ctx, model.arena, {x.data(), model.flow.sample_shape().with_batch(5)}, labels,
-                             -1, 1, &watch);
-    CHECK((least == size) == (watch.parts.size() == 1));
-    CHECK(told == std::vector<double>(arena.grads(), arena.grads() + size));
-  }
-}
-
 }  // namespace
 }  // namespace evenflow::test

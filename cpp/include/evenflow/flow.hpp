@@ -50,23 +50,6 @@ struct Update {
   double average_decay = 0;  ///< decay of the moving average
 };
 
-/// Values [first, end) of a gradient. They are complete once a backward pass has finished the chain's layer
-/// `layer`.
-struct GradientPart {
-  int64_t first;
-  int64_t end;
-  size_t layer;
-};
-
-/// A callback that a backward pass calls for each part of the gradient (Flow::gradient_parts), in order, as
-/// soon as the part is complete. On a device its values can be read after Context::synchronize(). If the pass
-/// is repeated (Drift::fallback) or fails, the parts reported so far are invalid. A batch that is processed
-/// in tiles reports nothing.
-struct GradientWatch {
-  std::vector<GradientPart> parts;
-  std::function<void(size_t part)> complete;
-};
-
 /// A chain of layers with a factorised base distribution. The factored-out latents and the last output form
 /// one flat row of D values per sample.
 ///
@@ -158,16 +141,12 @@ class EVENFLOW_API Flow {
   /// recomputed; negative: 64 MiB, or half of the free memory if they need more. nll (N), in host memory:
   /// unless null, receives each sample's negative log-likelihood in nats.
   StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
-                           int64_t activation_budget, double weight = 1.0,
-                           const GradientWatch* watch = nullptr, double* nll = nullptr) const;
+                           int64_t activation_budget, double weight = 1.0, double* nll = nullptr) const;
   /// A whole training step: loss_and_grad, which replaces the gradients here, clip_grad_norm, the optimiser's
   /// step and update_average. NumericError also if the loss is not finite; parameters and running statistics
   /// are then unchanged, and gradients are zero. ConfigError changes nothing.
   StepResult train_step(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
                         int64_t activation_budget, const Update<T>& update) const;
-  /// Splits the gradient into parts of at least `least` values. Only the last part of a parameter group may
-  /// be smaller.
-  std::vector<GradientPart> gradient_parts(int64_t least) const;
 
  private:
   std::unique_ptr<Chain<T>> chain_;

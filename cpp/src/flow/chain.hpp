@@ -18,8 +18,7 @@ template <class T>
 struct Node {
   std::string name;
   std::unique_ptr<Layer<T>> layer;
-  int64_t keep = 0;      ///< channels that continue to the next layer, the others are latents; 0: all
-  size_t end_param = 0;  ///< end of this layer's entries in the layout
+  int64_t keep = 0;  ///< channels that continue to the next layer, the others are latents; 0: all
 
   Shape input(int64_t n) const { return layer->input_shape().with_batch(n); }
   Shape output(int64_t n) const { return layer->output_shape().with_batch(n); }
@@ -66,7 +65,6 @@ struct Chain {
     nodes.emplace_back();
     nodes.back().name = name;
     nodes.back().layer = std::move(layer);
-    nodes.back().end_param = entries.size();
     if (nodes.back().layer->standardizes()) standardised = nodes.size();
   }
 
@@ -103,34 +101,6 @@ struct Chain {
     for (const ParamLayout::Entry& entry : layout->entries()) {
       if (entry.offset < layout->trainable_size()) largest_weight = std::max(largest_weight, entry.size);
     }
-  }
-
-  /// See Flow::gradient_parts.
-  std::vector<GradientPart> gradient_parts(int64_t least) const {
-    const std::vector<ParamLayout::Entry>& entries = layout->entries();
-    // For each group: the end of the values that are in no part yet, and the start of those that are
-    // complete. A group's entries are in the order of layers, so backward completes it from its end.
-    int64_t ends[2] = {layout->decay_size(), layout->trainable_size()};
-    int64_t reached[2] = {ends[0], ends[1]};
-    std::vector<GradientPart> parts;
-    size_t at = entries.size();
-    for (size_t i = nodes.size(); i-- > 1;) {
-      while (at > nodes[i - 1].end_param) {
-        const ParamLayout::Entry& entry = entries[--at];
-        if (entry.offset < layout->trainable_size()) reached[entry.group == Group::no_decay] = entry.offset;
-      }
-      if (head && i > head_at) continue;  // the head's gradients are last, and complete with head_at
-      for (size_t g = 0; g < 2; ++g) {
-        if (ends[g] - reached[g] < std::max<int64_t>(least, 1)) continue;
-        parts.push_back({reached[g], ends[g], i});
-        ends[g] = reached[g];
-      }
-    }
-    const int64_t middle = layout->decay_size();
-    const bool whole = ends[0] == middle;  // the remainders of both groups are adjacent
-    if (!whole && middle < ends[1]) parts.push_back({middle, ends[1], 0});
-    if (whole ? ends[1] : ends[0]) parts.push_back({0, whole ? ends[1] : ends[0], 0});
-    return parts;
   }
 
   /// Whether n samples are worth several threads. At the bound a gradient takes about 0.1 ms on one thread,

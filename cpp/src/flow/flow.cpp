@@ -85,11 +85,6 @@ const std::shared_ptr<const ParamLayout>& Flow<T>::layout() const {
   return chain_->layout;
 }
 template <class T>
-std::vector<GradientPart> Flow<T>::gradient_parts(int64_t least) const {
-  return chain_->gradient_parts(least);
-}
-
-template <class T>
 void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
   Rng rng(seed, Stream::init);
   for (const Node<T>& node : chain_->nodes) node.layer->init(arena, rng);

@@ -51,8 +51,6 @@ struct GradientPass {
   View<const T> truth;        ///< the real batch, for the drift guard; data null: not compared
   double* drifts = nullptr;   ///< (kDrifts): distances of x, and of the standardised x
   double* square = nullptr;   ///< (1): receives the sum of squares of params.grads; null: not wanted
-  const GradientWatch* watch = nullptr;
-  size_t complete = 0;  ///< number of parts reported to the watch
 };
 
 /// Arrays that a pass fills, allocated from the scope.
@@ -105,16 +103,6 @@ void begin_gradient(Context& ctx, const Chain<T>& chain, const Params<T>& params
   }
   for (const auto& [first, end] : chain.layout->added_to()) {
     std::fill(params.grads + first, params.grads + end, T(0));
-  }
-}
-
-/// Reports to the watch the parts of the gradient that are complete after node i.
-template <class T>
-void report_complete(GradientPass<T>& pass, size_t i) {
-  if (!pass.watch) return;
-  const std::vector<GradientPart>& parts = pass.watch->parts;
-  while (pass.complete < parts.size() && parts[pass.complete].layer == i) {
-    pass.watch->complete(pass.complete++);
   }
 }
 
@@ -207,7 +195,6 @@ void pass_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params,
       measure_standardised<T>(ctx, chain, params, pass, in.value);
     }
     head_backward(ctx, chain, params, i, in, pass);
-    report_complete(pass, i);
     return true;
   });
   if (pass.drifts) kernels.optim.distance(ctx, x.value, pass.truth, pass.drifts);

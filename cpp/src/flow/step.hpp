@@ -46,7 +46,6 @@ struct GradientCall {
   const Given<T>& given;
   int64_t activation_budget;
   double weight;
-  const GradientWatch* watch;
   bool replace;  ///< replace existing gradients instead of adding
   double* nll;   ///< (n) in host memory, for each sample's negative log-likelihood; or null
 };
@@ -107,7 +106,6 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
   if (empty) arena.set_grads_square(square);
   gradients.add_to_total(ctx, parallel);
   end_dcontext(ctx, chain, all, n);
-  for (size_t part = 0; call.watch && part < call.watch->parts.size(); ++part) call.watch->complete(part);
   result.loss = result.nll;
   return true;
 }
@@ -167,7 +165,6 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
   pass.sample_weight = host.send(call.given.sample_weight, n);
   if (chain.head && share != 0) pass.head_results = scope.take<double>(2);
   pass.square = square;
-  pass.watch = call.watch;
   const PassArrays<T> arrays(scope, x.shape, log_prob, dx);
   result.drift =
       guarded_pass(ctx, chain, params, x, call.activation_budget, arrays, pass, call.name, restore);
@@ -203,14 +200,12 @@ void move_stats(Context& ctx, const T* batch_stats, ParamArena<T>& arena) {
 
 template <class T>
 StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                                  int64_t activation_budget, double weight, const GradientWatch* watch,
-                                  double* nll) const {
+                                  int64_t activation_budget, double weight, double* nll) const {
   const Chain<T>& chain = *chain_;
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(chain.layout->stats_size() + 1);
-  const StepResult result =
-      gradient<T>(ctx, chain, arena,
-                  {"loss_and_grad", x, given, activation_budget, weight, watch, false, nll}, batch_stats);
+  const StepResult result = gradient<T>(
+      ctx, chain, arena, {"loss_and_grad", x, given, activation_budget, weight, false, nll}, batch_stats);
   move_stats(ctx, batch_stats, arena);
   return result;
 }
@@ -226,8 +221,8 @@ StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T>
   if (update.average) check_average_decay(update.average_decay);
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(chain.layout->stats_size() + 1);
-  StepResult result = gradient<T>(
-      ctx, chain, arena, {call, x, given, activation_budget, 1, nullptr, true, nullptr}, batch_stats);
+  StepResult result =
+      gradient<T>(ctx, chain, arena, {call, x, given, activation_budget, 1, true, nullptr}, batch_stats);
   try {
     if (!std::isfinite(result.loss)) {
       fail<NumericError>(call, "expected a finite loss, got ", result.loss);
