@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
-import itertools
+import math
+import re
 from typing import Any
 
 import numpy as np
 
 from evenflow._border import arrays, checks
 from evenflow._border import bounds as of_columns
-from evenflow.errors import ConfigError, NumericError
+from evenflow.clients.rows import log_prob
+from evenflow.density import name_columns
+from evenflow.errors import ConfigError, NumericError, wrong
 from evenflow.training.settings import Settings
 from evenflow._border.extras import need, outdated
 from evenflow.flow import Flow
@@ -30,8 +33,7 @@ try:
 except ImportError as error:
     raise outdated("evenflow.sklearn", "scikit-learn", "1.6", _version) from error
 
-RESOLUTION = 1e-2
-"""Largest rounding step of a column, relative to its standard deviation, that counts as resolved."""
+WHERE = "FlowDensity"
 
 
 class FlowDensity(DensityMixin, BaseEstimator):
@@ -57,8 +59,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
     lr : float
         Learning rate of Adam, after a warm-up of an epoch or 100 steps.
     validation_fraction : float
-        Share of the rows that is held out to choose the epoch. If that is less than one row, all rows are trained on
-        for all epochs.
+        Share of the rows that is held out to choose the epoch. If that rounds to no row, all rows are trained on for
+        all epochs.
     patience : int
         Training ends after so many epochs without a better validation loss.
     dtype : str
@@ -140,62 +142,55 @@ class FlowDensity(DensityMixin, BaseEstimator):
             How much a row counts, >= 0, in training and on the held-out part. Rows of weight 0 are left out, but must
             be finite.
         """
-        arrays.refuse_masked("FlowDensity", X)
+        arrays.refuse_masked(WHERE, X)
         _check_names(X)
         rows = check_array(X, dtype=np.float64, ensure_min_samples=2, estimator=self,
                            ensure_min_features=2 if self.model == "nice" else 1)
-        fraction = checks.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
+        fraction = checks.number(WHERE, "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # pyarrow's `columns` are the values.
         names = list(getattr(X, "column_names", getattr(X, "columns", ())))
         flow = self._model(rows.shape[1], seed, names)
-        weights = _checked_weights("FlowDensity", sample_weight, len(rows))
-        kept = None if weights is None else np.flatnonzero(weights)
-        # Before the rows change places, so that it names X's own.
-        _check_range(rows if kept is None else rows[kept], flow, kept)
-        order = np.random.default_rng(seed).permutation(len(rows) if kept is None else kept)
-        held_out = int(fraction * len(order))
-        if len(order) - held_out < 2:
-            raise ConfigError(f"[FlowDensity] expected at least 2 rows to train on, got {len(order) - held_out} of "
-                              f"{len(order)}, since validation_fraction={fraction:g} holds out {held_out}")
-        train, valid = rows[order[held_out:]], rows[order[:held_out]] if held_out else None
-        _check_columns(train, flow)
-        given: dict[str, Any] = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        weights, kept = _checked_weights(WHERE, sample_weight, len(rows)), np.arange(len(rows))
         if weights is not None:
-            given["sample_weight"] = weights[order[held_out:]]
-            valid = None if valid is None else {"x": valid, "sample_weight": weights[order[:held_out]]}
-        if names and all(isinstance(name, str) for name in names):
-            flow._names = {"x": names}
-        epochs = None if self.epochs is None else checks.whole("FlowDensity", "epochs", self.epochs, low=1)
+            kept = np.flatnonzero(weights)
+            rows, weights = rows[kept], weights[kept]
+        held_out = round(fraction * len(rows))
+        if len(rows) - held_out < 2:
+            raise wrong(ConfigError, WHERE, "validation_fraction", f"expected at least 2 rows to train on, got "
+                        f"{len(rows) - held_out} of {len(rows)}, since validation_fraction={fraction:g} holds out "
+                        f"{held_out}")
         try:
             history = flow.fit(
-                train, valid=valid, epochs=epochs, lr=self.lr, patience=self.patience if held_out else None,
-                seed=seed, verbose=self.verbose, settings=Settings(on_nonfinite="rollback", init_batch=len(train)),
-                **given)
+                rows, valid=fraction if held_out else None, sample_weight=weights, lr=self.lr, seed=seed,
+                epochs=None if self.epochs is None else checks.whole(WHERE, "epochs", self.epochs, low=1),
+                patience=self.patience if held_out else None, verbose=self.verbose,
+                batch_size="auto" if self.batch_size is None else self.batch_size,
+                settings=Settings(on_nonfinite="rollback", init_batch=len(rows)))
         except NumericError as error:
             if flow.initialized:  # the columns were taken, and the training failed
                 raise
-            of_one = " in column " in str(error)  # rather than of how columns depend on each other
-            raise ConfigError(f"{error}{_hint(flow.dtype) if of_one else ''}") from error
+            raise _refused(error, kept) from error
+        if names and all(isinstance(name, str) for name in names):
+            name_columns(flow, names)
         # Last, so that a fit that fails leaves an earlier one whole.
         validate_data(self, X, skip_check_array=True)
         self.flow_, self.history_, self.n_iter_ = flow, history, len(history)
         return self
 
     def _model(self, columns: int, seed: int, names: list[Any]) -> Flow:
-        where = "FlowDensity"  # a model takes None for its default
-        if self.hidden is None:
-            raise TypeError(f"[{where}] expected a sequence of widths for hidden, got None")
+        if self.hidden is None:  # a model takes None for its default
+            raise wrong(TypeError, WHERE, "hidden", "expected a sequence of widths for hidden, got None")
         shared: dict[str, Any] = dict(
-            couplings=checks.whole(where, "couplings", self.couplings, low=1), hidden=self.hidden, seed=seed,
-            preprocess=checks.choice(where, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
-            bounds=of_columns.by_column(where, self.bounds, names, columns), dtype=self.dtype, device=self.device,
+            couplings=checks.whole(WHERE, "couplings", self.couplings, low=1), hidden=self.hidden, seed=seed,
+            preprocess=checks.choice(WHERE, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
+            bounds=of_columns.by_column(WHERE, self.bounds, names, columns), dtype=self.dtype, device=self.device,
             threads=self.threads)
-        if checks.choice("FlowDensity", "model", self.model, ("coupling_flow", "nice")) == "nice":
-            if self.law != "spline":
-                raise ConfigError(f"[{where}] law is a setting of model='coupling_flow', and model is 'nice'")
-            return NICE(columns, **shared)
-        return CouplingFlow(columns, law=self.law, net=self.net, **shared)
+        if checks.choice(WHERE, "model", self.model, ("coupling_flow", "nice")) == "coupling_flow":
+            return CouplingFlow(columns, law=self.law, net=self.net, **shared)
+        if self.law != "spline":
+            raise wrong(ConfigError, WHERE, "law", "law is a setting of model='coupling_flow', and model is 'nice'")
+        return NICE(columns, **shared)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log density of each row, (n_samples,), in nats, in the units of X.
@@ -211,11 +206,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         except NumericError:
             if not np.isfinite(rows).all():  # which scikit-learn lets pass where it is told to
                 raise
-            with np.errstate(over="ignore"):
-                taken = rows.astype(self.flow_.dtype)
-            held = np.isfinite(taken).all(1) & ~of_columns.outside(self.flow_._bounds, taken).any(1)
-            scores = np.full(len(rows), -np.inf)
-            scores[held] = _far_scores(self.flow_, rows[held])
+            scores = np.nan_to_num(log_prob(self.flow_, rows), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
         return scores
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -234,58 +225,15 @@ class FlowDensity(DensityMixin, BaseEstimator):
         return samples.astype(np.float64)
 
 
-def _far_scores(flow: Flow, rows: np.ndarray) -> np.ndarray:
-    """log_prob of rows, of which one without a finite density may fail all: found by halves, it gets -inf."""
-    try:
-        return np.asarray(flow.log_prob(rows)) if len(rows) else np.empty(0)
-    except NumericError:
-        half = len(rows) // 2
-        if half == 0:
-            return np.array([-np.inf])
-        return np.concatenate([_far_scores(flow, rows[:half]), _far_scores(flow, rows[half:])])
-
-
-def _hint(dtype: np.dtype) -> str:
-    """What helps with a column that a dtype can't hold or resolve."""
-    other = "dtype='float64', or " if dtype == np.float32 else ""
-    return f"; in FlowDensity use {other}another offset or unit of the column"
-
-
-def _check_range(X: np.ndarray, flow: Flow, rows: np.ndarray | None) -> None:
-    """ConfigError for a value that is not finite, not in the flow's dtype, or not within its bounds; `rows` are the
-    numbers of X's rows.
-    """
-    try:
-        taken = arrays.to_floats("FlowDensity", X, flow.dtype, rows=rows)
-    except NumericError as error:
-        raise ConfigError(f"{error}{_hint(flow.dtype) if np.isfinite(X).all() else ''}") from error
-    try:
-        of_columns.require_inside("FlowDensity", flow._bounds, taken, rows)
-    except NumericError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _check_columns(X: np.ndarray, flow: Flow) -> None:
-    """ConfigError for a column that is constant, or nearly so once it is rounded to the flow's dtype.
-
-    Of a column with bounds what counts is what the flow makes of it.
-    """
-    dtype = flow.dtype
-    with np.errstate(over="ignore", invalid="ignore"):  # what the dtype can't hold, the flow refuses
-        spread = X.std(0)
-        step = np.spacing(np.abs(X).max(0).astype(dtype)).astype(np.float64)
-    if flow._bounds is not None:
-        bounded = [low is not None or high is not None for low, high in flow._bounds]
-        free = of_columns.unbounded(flow._bounds, X)[:, bounded]
-        error = of_columns.unbounded(flow._bounds, X.astype(dtype))[:, bounded] - free
-        spread[bounded] = free.std(0)
-        step[bounded] = np.maximum(np.sqrt((error**2).mean(0)), np.spacing(np.abs(free).max(0)))
-    for column in np.flatnonzero(step > RESOLUTION * spread):
-        if np.ptp(X[:, column]) == 0:
-            raise ConfigError(f"[FlowDensity] expected columns that vary, got a constant column {column}")
-        hint = "; centre it, or use dtype='float64'" if dtype == np.float32 else "; centre it"
-        raise ConfigError(f"[FlowDensity] expected columns that {dtype} resolves, got column {column} with "
-                          f"standard deviation {spread[column]:.3g} and steps of {step[column]:.3g}{hint}")
+def _refused(error: NumericError, rows: np.ndarray) -> ConfigError:
+    """The error of data as scikit-learn wants it, a ValueError; rows: the numbers of those of X that count."""
+    text, row = str(error), error.row
+    if row is not None:
+        row = int(rows[row])
+        text = re.sub(rf"(row|sample) {error.row}\b", rf"\1 {row}", text, count=1)
+    refused = ConfigError(text)
+    refused.argument, refused.row, refused.column = "X", row, error.column
+    return refused
 
 
 def _checked_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | None:
@@ -306,22 +254,14 @@ def _is_frame(X: Any) -> bool:
     return hasattr(X, "iloc") or type(X).__module__.partition(".")[0] == "polars"
 
 
-def _more_rows(contamination: float, fraction: float) -> str:
-    """How many rows `fit` needs for a p-value as small as `contamination`, where a number of them does."""
-    if contamination < 1e-9 or fraction == 0:  # no end, or always one row
-        return ""
-    n = next(n for n in itertools.count(int(1 / contamination) - 1) if n > 0 and 1 / (n + 1) <= contamination)
-    rows = next(rows for rows in itertools.count(int(n / fraction) - 1) if int(fraction * rows) >= n)
-    return f"at least {rows} rows, or "
-
-
 def _checked_scores(scores: Any, order: np.ndarray | None = None) -> np.ndarray:
     """Scores of a density without NaN, which would count as those of the best inliers; `order` numbers the rows."""
     checked: np.ndarray = np.asarray(scores, np.float64)
     bad = np.flatnonzero(np.isnan(checked))
     if bad.size:
-        raise NumericError("[FlowOutlierDetector] expected numbers as the density's scores, got nan for row "
-                           f"{bad[0] if order is None else order[bad[0]]}")
+        row = int(bad[0] if order is None else order[bad[0]])
+        raise wrong(NumericError, "FlowOutlierDetector", "density", "expected numbers as the density's scores, got nan "
+                    f"for row {row}", row=row)
     return checked
 
 
@@ -368,10 +308,6 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     prediction; Tibshirani et al. 2019).
     """
 
-    _sums: np.ndarray | None = None  # of `ranked`, of weighted rows
-    """What the calibration rows count for, as their scores ascend. None: one each, as in detectors that were pickled
-    before there were weights."""
-
     def __init__(self, density: Any = None, *, contamination: float = 0.05,
                  calibration_fraction: float = 0.25, random_state: Any = None):
         self.density = density
@@ -396,7 +332,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         if _is_frame(X):
             rows = X
             if len(rows) < 3:
-                raise ConfigError(f"[{where}] expected at least 3 rows, got {len(rows)}")
+                raise wrong(ConfigError, where, "X", f"expected at least 3 rows, got {len(rows)}")
         else:
             rows = check_array(X, dtype=np.float64, ensure_min_samples=3, estimator=self)
         contamination = checks.number(where, "contamination", self.contamination, 0.0, 0.5)
@@ -408,9 +344,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         counts = np.ones(n) if weights is None else weights[order[:n]] / weights.max()
         least = 1 / (1 + counts.sum())
         if least > contamination:
-            more = _more_rows(contamination, fraction) if weights is None else ""
-            raise ConfigError(f"[{where}] expected contamination >= {least:.3g}, the smallest p-value of "
-                              f"{n} calibration rows, got {contamination}; use {more}a larger calibration_fraction")
+            more = ""
+            if weights is None and contamination > 1e-9 and fraction > 0:  # else there is no end, or always one row
+                more = f"at least {math.ceil(math.ceil(1 / contamination - 1 - 1e-9) / fraction - 1e-9)} rows, or "
+            raise wrong(ConfigError, where, "contamination", f"expected contamination >= {least:.3g}, the smallest "
+                        f"p-value of {n} calibration rows, got {contamination}; use {more}a larger "
+                        "calibration_fraction")
         density = FlowDensity() if self.density is None else clone(self.density)
         seed = int(state.randint(2**31 - 1))
         density.set_params(**{name: seed for name, value in density.get_params().items()
@@ -421,13 +360,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         scores, sums = ranked(scores, counts)
         below = max(1, int(np.sum(sums[:-1] / sums[-1] <= contamination)))  # up to the sums' rounding
         if scores[below - 1] == -np.inf:
-            raise ConfigError(f"[{where}] expected fewer than {below} of {n} calibration rows with a density of zero, "
-                              f"got {np.sum(scores == -np.inf)}, so that nothing could be an outlier; use a density "
-                              "that is wider, or a larger contamination")
+            raise wrong(ConfigError, where, "density", f"expected fewer than {below} of {n} calibration rows with a "
+                        f"density of zero, got {np.sum(scores == -np.inf)}, so that nothing could be an outlier; use a "
+                        "density that is wider, or a larger contamination")
         validate_data(self, X, skip_check_array=True)
-        self.density_, self.calibration_scores_, self._has_frames = density, scores, _is_frame(X)
-        self._sums = None if weights is None else sums
-        self.offset_ = float(self.calibration_scores_[below - 1])
+        self.density_, self.calibration_scores_, self.offset_ = density, scores, float(scores[below - 1])
+        self._sums, self._has_frames = sums, _is_frame(X)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -454,6 +392,5 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         1 / (1 + sum of w), the largest w of `fit` being 1, up to 1; small for outliers.
         """
         scores = self.score_samples(X)
-        sums = np.arange(1.0, len(self.calibration_scores_) + 2) if self._sums is None else self._sums
         below = np.searchsorted(self.calibration_scores_, scores, side="right")
-        return np.asarray(sums[below] / sums[-1])
+        return np.asarray(self._sums[below] / self._sums[-1])

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.clients import rows
-from evenflow.errors import ConfigError, DataWarning
-from evenflow.training.settings import KINDS, Settings  # noqa: E402
 from evenflow._border.extras import need
+from evenflow.clients import rows
+from evenflow.errors import DataWarning
 from evenflow.models import CouplingFlow, load
+from evenflow.training.settings import KINDS, Settings
 
 need("evenflow.clients.aspire", "aspire.flows.base", "aspire-inference", "aspire")
 import array_api_compat.numpy as numpy_api  # noqa: E402
@@ -23,10 +23,6 @@ from aspire.flows.base import Flow  # noqa: E402
 from aspire.history import FlowHistory  # noqa: E402
 from aspire.transforms import BaseTransform, IdentityTransform  # noqa: E402
 from aspire.utils import load_from_h5_file, recursively_save_to_h5_file  # noqa: E402
-
-PER_ROW = {"valid", "label", "context", "sample_weight"}
-"""Arguments of Flow.fit with a value for each row, and the rows to validate on."""
-
 
 class EvenflowFlow(Flow):
     """A `CouplingFlow` behind aspire's data transform.
@@ -63,30 +59,21 @@ class EvenflowFlow(Flow):
     def fit(self, x: Any, n_epochs: int = 100, lr: float = 1e-3, batch_size: int = 500,
             validation_fraction: float = 0.2, clip_grad: float | None = None, lr_annealing: bool = False,
             patience: int | None = None, **options: Any) -> FlowHistory:
-        """Trains the present weights by maximum likelihood, on samples (N, D) in another order.
+        """Trains the present weights by maximum likelihood, on samples (N, D).
 
-        options: other arguments of `Flow.fit`, and settings. ConfigError for those with a value for each row.
+        options: other arguments of `Flow.fit`, and settings.
         """
-        if not 0 <= validation_fraction < 1:
-            raise ConfigError(f"[EvenflowFlow.fit] expected 0 <= validation_fraction < 1, got {validation_fraction!r}")
-        for name in PER_ROW & options.keys():
-            raise ConfigError(f"[EvenflowFlow.fit] can't take {name}: it shuffles and splits the samples alone")
         x = np.asarray(self.fit_data_transform(np.asarray(x, float)))
-        x = x[self._rng.permutation(len(x))]
-        held_out = int(validation_fraction * len(x))
-        if patience is not None and not held_out:
-            raise ConfigError("[EvenflowFlow.fit] patience needs held-out samples, and validation_fraction="
-                              f"{validation_fraction!r} of {len(x)} are none")
         given = {"optimizer": "adam", "warmup": 0, "average": 0.0, "clip": clip_grad or 0.0,
                  "schedule": "cosine" if lr_annealing else "constant", "seed": int(self._rng.integers(2**31)),
                  **options}
         settings = Settings(**{name: given.pop(name) for name in KINDS.keys() & given.keys()})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # a sampler's points may be repeated
-            history = self.flow.fit(x[held_out:], valid=x[:held_out] if held_out else None, epochs=n_epochs, lr=lr,
-                                    batch_size=batch_size, patience=patience, settings=settings, **given)
+            history = self.flow.fit(x, epochs=n_epochs, lr=lr, batch_size=batch_size, patience=patience,
+                                    settings=settings, **{"valid": validation_fraction, **given})
         return FlowHistory(training_loss=[record["loss"] for record in history],
-                           validation_loss=[record["valid_loss"] for record in history] if held_out else [])
+                           validation_loss=[record["valid_loss"] for record in history if "valid_loss" in record])
 
     def log_prob(self, x: Any, xp: Any = numpy_api) -> Any:
         x_prime, scale = self.rescale(np.asarray(x, float))

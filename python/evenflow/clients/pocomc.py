@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.clients import rows
-from evenflow.errors import ConfigError, DataWarning
-from evenflow.training.settings import Settings  # noqa: E402
+from evenflow._border.batch import Batch
 from evenflow._border.extras import need
+from evenflow.clients import rows
+from evenflow.errors import ConfigError, DataWarning, wrong
 from evenflow.models import CouplingFlow
+from evenflow.training.settings import Settings
 
 need("evenflow.clients.pocomc", "pocomc", "pocomc", "pocomc")
 import torch  # noqa: E402  # pocoMC's own
@@ -60,31 +61,26 @@ class Flow:
         """
         for name, value in (("laplace_scale", laplace_scale), ("gaussian_scale", gaussian_scale), ("noise", noise)):
             if value is not None:
-                raise ConfigError(f"[pocomc.Flow] expected {name}=None, got {value!r}: evenflow has no such setting")
+                raise wrong(ConfigError, "pocomc.Flow", name, f"expected {name}=None, got {value!r}: evenflow has no "
+                                                              "such setting")
         with np.errstate(over="ignore"):
             taken = x.numpy().astype(self.flow.dtype)
         order = torch.randperm(len(x)).numpy() if shuffle else np.arange(len(x))
-        order = order[np.isfinite(taken[order]).all(1)]
-        n = int(validation_split * len(order)) or len(order)
-        samples, held_out = taken[order], n < len(order)
-        scored = slice(n, None) if held_out else slice(None)  # pocoMC then stops by the loss of training
-        valid: dict[str, Any] = {"x": samples[scored]}
-        factors = None
-        if weights is not None:
-            factors = weights.numpy().astype(float)[order]
-            valid["sample_weight"] = factors[scored]
-        settings = Settings(
-            optimizer="adamw", optimizer_options={"weight_decay": weight_decay}, warmup=0, clip=clip_grad_norm,
-            average=0.0, on_nonfinite="rollback",
-            schedule="plateau" if annealing else "constant", lr_patience=patience if annealing else 10)
+        data = Batch(taken, weight=None if weights is None else weights.numpy().astype(float))
+        data = data[order[np.isfinite(taken[order]).all(1)]]
+        n = int(validation_split * len(data)) or len(data)
+        train, valid = data[:n], data[n:] or data  # pocoMC then stops by the loss of training
+        annealed: dict[str, Any] = {"schedule": "plateau", "lr_patience": patience} if annealing else {}
+        settings = Settings(optimizer="adamw", optimizer_options={"weight_decay": weight_decay}, warmup=0, average=0.0,
+                            clip=clip_grad_norm, on_nonfinite="rollback", **annealed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # particles that did not move are repeated
             history = self.flow.fit(
-                samples[:n], valid=valid, sample_weight=None if factors is None else factors[:n], epochs=epochs,
+                train.x, sample_weight=train.weight, valid={"x": valid.x, "sample_weight": valid.weight}, epochs=epochs,
                 batch_size=batch_size, lr=learning_rate, patience=max(1, int(1.5 * patience)), seed=self._seed(),
                 verbose=bool(verbose), settings=settings)
         return {"loss": [record["loss"] for record in history],
-                "val_loss": [record["valid_loss"] for record in history] if held_out else []}
+                "val_loss": [record["valid_loss"] for record in history] if n < len(data) else []}
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents of samples, and log |det| of the map."""
