@@ -199,6 +199,19 @@ class Flow(Density):
             `checkpoint` can't be written, or what it holds is damaged.
         MissingExtra
             verbose=True without tqdm.
+
+        See Also
+        --------
+        train_step : One step, for a loop of your own.
+        evenflow.Settings : What is not given by name.
+
+        Examples
+        --------
+        >>> x, _ = ef.data.two_moons(1000, seed=0)
+        >>> flow = ef.CouplingFlow(2, couplings=4)
+        >>> history = flow.fit(x[100:], valid=x[:100], epochs=2, verbose=False)
+        >>> len(history), history[-1]["epoch"]
+        (2, 2)
         """
         # Imported here, since programs that only use a model don't need this.
         from evenflow.training.fit import fit

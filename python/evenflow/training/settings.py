@@ -71,7 +71,7 @@ class Settings:
     save_every : float
         Seconds between two checkpoints; 0: one after every step.
     comm : optional
-        An mpi4py communicator whose ranks train together (docs/ranks.md).
+        An mpi4py communicator whose ranks train together ("Several processes" in the documentation).
 
     Raises
     ------
