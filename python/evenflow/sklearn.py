@@ -170,7 +170,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         except NumericError as error:
             if flow.initialized:  # the columns were taken, and the training failed
                 raise
-            raise _refused(error, kept) from error
+            raise _refused(error, "X", kept) from error
         if names and all(isinstance(name, str) for name in names):
             name_columns(flow, names)
         # Last, so that a fit that fails leaves an earlier one whole.
@@ -225,14 +225,14 @@ class FlowDensity(DensityMixin, BaseEstimator):
         return samples.astype(np.float64)
 
 
-def _refused(error: NumericError, rows: np.ndarray) -> ConfigError:
+def _refused(error: NumericError, argument: str, rows: np.ndarray) -> ConfigError:
     """The error of data as scikit-learn wants it, a ValueError; rows: the numbers of those of X that count."""
     text, row = str(error), error.row
     if row is not None:
         row = int(rows[row])
         text = re.sub(rf"(row|sample) {error.row}\b", rf"\1 {row}", text, count=1)
     refused = ConfigError(text)
-    refused.argument, refused.row, refused.column = "X", row, error.column
+    refused.argument, refused.row, refused.column = argument, row, error.column
     return refused
 
 
@@ -241,7 +241,7 @@ def _checked_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | Non
     try:
         return mean_one(where, check_weights(where, sample_weight, n))
     except NumericError as error:
-        raise ConfigError(str(error)) from error
+        raise _refused(error, "sample_weight", np.arange(n)) from error
 
 
 def _check_names(X: Any) -> None:
