@@ -38,16 +38,6 @@ def test_resume_is_exact(tmp_path, images, glow, stop):
     assert timeless(resumed) == timeless(history)
 
 
-def test_plain_resume_is_exact(tmp_path, table, real_nvp):
-    """Without validation or average: 200 steps, save, resume, 200 steps are 400 steps."""
-    whole, part, path = real_nvp(), real_nvp(), tmp_path / "m.safetensors"
-    whole.fit(table, steps=400, batch_size=64)
-    part.fit(table, steps=200, batch_size=64, checkpoint=path)
-    part = ef.load(path)
-    part.fit(table, steps=400, batch_size=64, checkpoint=path, resume=True)
-    assert_same(part, whole)
-
-
 @pytest.mark.parametrize("written", [2, 3])
 def test_a_training_that_dies_between_two_files_goes_on(tmp_path, table, real_nvp, monkeypatch, written):
     """Of a state and a model, written at the start and at the end."""
@@ -102,14 +92,6 @@ def test_a_callback_that_ends_a_training_with_an_epoch(tmp_path, table, real_nvp
     history = fit(again, table, checkpoint=path, resume=True, **settings)
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert_same(again, whole)
-
-
-def test_seconds_count_from_the_first_start(tmp_path, table, real_nvp):
-    path = tmp_path / "m.safetensors"
-    real_nvp().fit(table, steps=1, checkpoint=path)
-    rewrite_progress(tmp_path / "m.state.safetensors", lambda progress: {**progress, "seconds": 100.0})
-    history = ef.load(path).fit(table, epochs=1, checkpoint=path, resume=True)
-    assert 100 <= history[0]["seconds"] < 200
 
 
 def test_checkpoints_are_as_frequent_as_asked_for(tmp_path, table, real_nvp):
@@ -201,13 +183,6 @@ def test_resume_begins_or_goes_on(tmp_path, table, real_nvp):
     real_nvp().fit(table, steps=9, checkpoint=path, resume=True, settings=ef.Settings())
     whole.fit(table, steps=9, lr=1e-3)
     assert_same(ef.load(path), whole)
-
-
-def test_resume_refuses_other_labels(tmp_path, images, glow):
-    (x, labels), path = images, tmp_path / "m.safetensors"
-    glow(classes=3).fit(x, label=labels, steps=2, checkpoint=path)
-    with pytest.raises(ef.ConfigError, match="expected the data"):
-        ef.load(path).fit(x, label=(labels + 1) % 3, steps=3, checkpoint=path, resume=True)
 
 
 def rewrite_progress(state, change):
@@ -371,32 +346,6 @@ def test_a_hang_up_that_is_ignored(table, real_nvp):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_later_interrupt_does_not_wait(tmp_path, table, real_nvp, monkeypatch):
-    monkeypatch.setattr("evenflow.training.signals.SAME_SECONDS", -1.0)
-    flow, path, seen = real_nvp(), tmp_path / "m.safetensors", []
-
-    def press_twice(record):
-        seen.append(record["step"])
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-        seen.append("too late")
-
-    with pytest.raises(KeyboardInterrupt):
-        flow.fit(table, steps=20, batch_size=64, checkpoint=path, callback=press_twice)
-    assert seen == [1]
-    ef.load(path).fit(table, steps=20, batch_size=64, checkpoint=path, resume=True)
-    whole = real_nvp()
-    whole.fit(table, steps=20, batch_size=64)
-    assert_same(ef.load(path), whole)
-
-
-def test_checkpoint_path_is_tried_at_once(tmp_path, table, real_nvp):
-    seen = []
-    with pytest.raises(ef.IoError, match="nowhere"):
-        real_nvp().fit(table, steps=3, checkpoint=tmp_path / "nowhere" / "m", callback=seen.append)
-    assert not seen
-
-
 def test_checkpoint_is_not_written_over(tmp_path, table, real_nvp):
     """Neither the model nor a state that is alone; resume=True goes on, another path or no file begins anew."""
     path, state, flow = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors", real_nvp()
@@ -425,22 +374,6 @@ def test_what_no_reader_takes_leaves_the_older_pair(tmp_path, table, real_nvp):
     with pytest.raises(ef.NumericError, match="expected finite values in 'live0', got NaN or infinity"):
         flow.fit(table, epochs=2, checkpoint=tmp_path / "m.safetensors", callback=spoil)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
-
-
-@pytest.mark.parametrize("path", ["", ".", "folder", "folder/"])
-def test_checkpoint_in_place_of_a_folder_leaves_nothing(tmp_path, table, real_nvp, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    os.mkdir("folder")
-    with pytest.raises(ef.IoError, match=f"the name of a file as checkpoint, got '{path}'"):
-        real_nvp().fit(table, steps=3, checkpoint=path)
-    assert os.listdir() == ["folder"] and not os.listdir("folder")
-
-
-@pytest.mark.parametrize("resume", ["no", None, 1])
-def test_resume_is_a_flag(tmp_path, table, real_nvp, resume):
-    real_nvp().fit(table, steps=3, checkpoint=tmp_path / "m.safetensors")
-    with pytest.raises(TypeError, match=rf"\[fit\] expected True or False for resume, got {resume!r}"):
-        real_nvp().fit(table, steps=4, checkpoint=tmp_path / "m.safetensors", resume=resume)
 
 
 def test_resume_remembers_the_best(tmp_path, table, real_nvp):

@@ -1,13 +1,11 @@
 """Training through the public surface: validation, recovery, accumulation, optimisers' helpers."""
 
-import copy
 import math
 
 import numpy as np
 import pytest
 from fits import fit
 from parameters import assert_same, broken_after, values
-from plain import plain_table
 import evenflow as ef
 from evenflow.density import loss_and_grad
 
@@ -30,22 +28,6 @@ def test_same_seed_same_bits(table, real_nvp):
         flow.fit(table, steps=7, batch_size=32, seed=seed)
     assert_same(one, two)
     assert not np.array_equal(one.params, other.params)
-
-
-def test_a_small_mapping_is_an_array(tmp_path, table, real_nvp):
-    """As joblib hands arrays of a megabyte to its processes."""
-    np.save(tmp_path / "x.npy", table)
-    flows = [real_nvp(), real_nvp()]
-    for flow, x in zip(flows, (table, np.load(tmp_path / "x.npy", mmap_mode="r"))):
-        flow.fit(x, epochs=2)
-    assert_same(*flows)
-
-
-def test_threads_change_no_bit(images, glow):
-    one, two = glow(threads=1), glow(threads=2)
-    for flow in (one, two):
-        flow.fit(images[0], steps=5, batch_size=50)
-    assert_same(one, two)
 
 
 def test_every_step_draws_noise_anew(images, glow):
@@ -106,13 +88,6 @@ def test_patience_begins_after_the_warmup(table, real_nvp):
     """Whose small steps are no sign that nothing gets better: the first epoch is the best here."""
     settings = dict(valid=table[:50], epochs=40, batch_size=len(table), lr=0.0, patience=3)
     assert [len(real_nvp().fit(table, **settings, settings=ef.Settings(warmup=steps))) for steps in (0, 7)] == [4, 10]
-
-
-def test_validation_in_pieces_is_the_same(images, glow, monkeypatch):
-    x, valid = images[0], images[0][:50]
-    whole = glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"]
-    monkeypatch.setattr("evenflow.score.SCORED_VALUES", 32 * 7)
-    assert glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"] == pytest.approx(whole, rel=1e-9)
 
 
 def test_accumulation_gives_the_same_gradient(images, glow):
@@ -342,15 +317,6 @@ def test_a_refused_fit_changes_nothing(tmp_path, monkeypatch, table, real_nvp, s
     assert_same(flow, before)
 
 
-def test_a_refused_fit_changes_nothing_of_what_it_would_go_on_from(tmp_path, table, real_nvp):
-    flow, path = real_nvp(), tmp_path / "m.safetensors"
-    real_nvp().fit(table, steps=3, checkpoint=path)
-    before = values(flow)
-    with pytest.raises(TypeError, match="a whole number for steps, got 4.5"):
-        flow.fit(table, steps=4.5, checkpoint=path, resume=True)
-    assert_same(flow, before)
-
-
 def test_schedule():
     nice = ef.Schedule(lr=1.0, warmup=4, decay=0.5, floor=0.2)
     assert [nice.lr_at(s) for s in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.25, 0.2]
@@ -383,65 +349,11 @@ def test_optimizers_descend(table, real_nvp, make):
     assert np.array_equal(flow.params, before) and optimizer.steps == 30
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("make, settings", [
-    (ef.Adam, {}), (ef.Adam, dict(beta1=0.9999)), (ef.Adam, dict(beta2=0.9999999)),
-    (ef.Adam, dict(beta1=0.0, beta2=0.0)),
-    (ef.Adamax, dict(beta1=0.9999)), (ef.RMSProp, dict(decay=0.999999, eps=1e-6)), (ef.RMSProp, dict(decay=0.0)),
-])
-def test_decays_near_one_keep_their_digits(table, real_nvp, dtype, make, settings):
-    """Steps as float64 has them, of a beta that float32 rounds by more than a thousandth of 1 - beta."""
-    def moved(dtype):
-        flow = real_nvp(dtype=dtype)
-        flow.init(table)
-        optimizer, rng, flow.params[:] = make(flow, **settings), np.random.default_rng(0), 0
-        for _ in range(20):
-            flow.grads[:] = rng.standard_normal(len(flow.grads)).astype(np.float32)
-            optimizer.step()
-        return {name: flow.named_parameters()[name].ravel() for name in flow.named_grads()}
-
-    got, wanted = moved(dtype), moved("float64")
-    for name, value in wanted.items():
-        assert np.abs(got[name] - value).max() < 3e-5 * np.abs(value).max()
-
-
 @pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.SGD, ef.RMSProp])
 def test_shrink_multiplies_every_value(table_model, make):
     before = table_model.params.copy()
     make(table_model, shrink=0.5).step()  # of no gradient
     assert before.any() and np.array_equal(table_model.params, 0.5 * before)
-
-
-@pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.RMSProp])
-def test_gradients_of_any_size(table, real_nvp, make):
-    """Neither a square that overflows nor one that vanishes stops a value for good, and no gap becomes NaN."""
-    for dtype, sizes in (("float32", (1e30, 1e-12)), ("float64", (1e150, 1e-100))):
-        for size in (*sizes, -sizes[0]):
-            flow = real_nvp(dtype=dtype)
-            flow.init(table)
-            optimizer = make(flow, eps=1e-30 if dtype == "float32" else 1e-250)
-            before = flow.params.copy()
-            flow.grads[0], flow.grads[1] = size, 0
-            optimizer.step()
-            assert 1e-5 < (before[0] - flow.params[0]) * np.sign(size) < 0.1
-            assert np.array_equal(flow.params[1:], before[1:])
-            before = flow.params.copy()
-            flow.grads[0] = size
-            optimizer.step()
-            assert flow.params[0] != before[0] and (flow.params[0] < before[0]) == (size > 0)
-            assert all(np.isfinite(moment).all() for moment in optimizer.moments())
-
-
-def test_adamax_forgets(table, real_nvp):
-    """What is never fed again ends at zero: denormal numbers would make every later step ten times as slow."""
-    flow = real_nvp()
-    flow.init(table)
-    optimizer = ef.Adamax(flow, beta2=0.5)
-    flow.grads[:] = 1e-3
-    for _ in range(150):
-        optimizer.step()
-        flow.grads[:] = 0
-    assert not optimizer.moments()[1].any()
 
 
 @pytest.mark.parametrize("make, setting, word", [
@@ -460,14 +372,6 @@ def test_settings_that_the_dtype_rounds_away(table, real_nvp, make, setting, wor
         make(real_nvp(dtype="float64"), **setting)
 
 
-def test_rmsprop_has_the_floor_of_nices_code(table, table_model):
-    other = copy.deepcopy(table_model)
-    for flow, options in ((table_model, {}), (other, dict(eps=1e-2))):
-        flow.loss_and_grad(table)  # some gradients are below the floor
-        ef.RMSProp(flow, **options).step()
-    assert_same(table_model, other)
-
-
 def test_clip(table, real_nvp):
     flow = real_nvp(dtype="float64")
     flow.init(table)
@@ -477,27 +381,6 @@ def test_clip(table, real_nvp):
     assert np.linalg.norm(flow.grads) == pytest.approx(norm)
     assert ef.clip_grad_norm(flow, norm / 4) == pytest.approx(norm)
     assert np.linalg.norm(flow.grads) == pytest.approx(norm / 4)
-
-
-@pytest.mark.parametrize("batch", [200, 20])
-def test_norm_is_known_until_gradients_change(table, real_nvp, batch):
-    flow, seen = real_nvp(dtype="float64"), real_nvp(dtype="float64")
-    for f in (flow, seen):
-        f.init(table)
-    assert len(seen.grads) > 0  # may be written to from now on: its norm is never taken as known
-    x = table[:batch]
-    for f in (flow, seen):
-        f.loss_and_grad(x)
-    norm = ef.clip_grad_norm(seen, 0.0)
-    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
-    flow.loss_and_grad(x)
-    assert ef.clip_grad_norm(flow, norm) == pytest.approx(2 * norm, rel=1e-12)
-    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
-    flow.zero_grad()
-    assert ef.clip_grad_norm(flow, 0.0) == 0
-    flow.loss_and_grad(x)
-    ef.SGD(flow, lr=0.0).step()
-    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
 
 
 @pytest.mark.parametrize("batch", [200, 20])
@@ -531,17 +414,6 @@ def test_class_conditional(images, glow):
     assert math.isfinite(flow.last_step["class_nll"])
 
 
-def test_gradients_of_a_class_head_add_up(images, glow):
-    x, labels = images
-    flow = glow(classes=3, class_weight=0.5, dtype="float64")
-    flow.init(x)
-    flow.params[:] += np.random.default_rng(1).normal(0, 0.1, flow.params.shape)
-    flow.loss_and_grad(x, label=labels, seed=0)
-    once = flow.grads.copy()
-    flow.loss_and_grad(x, label=labels, seed=0)
-    np.testing.assert_allclose(flow.grads, 2 * once, rtol=1e-9, atol=1e-12)
-
-
 def test_classes_far_apart_have_finite_log_probabilities(images, glow):
     flow = glow(classes=3, class_weight=0.5)
     flow.init(images[0])
@@ -569,48 +441,6 @@ def test_what_a_class_head_learns_is_recorded(images, glow, accumulate):
         assert steps[0][name] == pytest.approx(again[0][name], rel=1e-9)
     plain = glow(classes=3)
     assert "class_nll" not in plain.fit(x, label=labels, epochs=1, batch_size=20)[0]
-
-
-@pytest.mark.parametrize("model", ["table", "tiles", "few rows", "glow", "image", "dense", "half"])
-def test_train_step_is_its_parts(table, images, model):
-    """On tables of one tile, of several groups of tiles and of fewer rows; over whatever gradients were there."""
-    x = images[0][:9] if model in ("glow", "image") else table[:5] if model == "few rows" else table
-    if model == "tiles":
-        x = np.concatenate([table, table + 0.1, table - 0.1])
-    options = dict(seed=1, dtype="float32" if model == "half" else "float64")
-
-    def make():
-        if model == "glow":
-            return ef.Glow(x.shape[1:], levels=2, steps=2, hidden=8, classes=3, class_weight=0.1, **options)
-        if model == "image":
-            return ef.RealNVP(x.shape[1:], levels=2, base_dim=4, residual_blocks=1, **options)
-        if model == "dense":
-            return ef.NICE(x.shape[1], couplings=3, hidden=(9, 17), **options)
-        kind = dict(conditioner_dtype="bfloat16") if model == "half" else {}
-        return plain_table(x.shape[1], couplings=3, hidden=(9, 17), **kind, **options)
-
-    label = np.arange(len(x)) % 3 if model == "glow" else None
-    one, parts = make(), make()
-    steps = []
-    for flow in (one, parts):
-        flow.init(x)
-        steps.append((ef.Adamax(flow, lr=1e-2, weight_decay=1e-3), ef.MovingAverage(flow, 0.9)))
-    (mine, average), (optimizer, other) = steps
-    assert np.isfinite(mine.moments()[0]).all()
-    for step in range(4):
-        clip = 0.5 if step % 2 else 0.0
-        if step == 2:
-            one.grads[:] = np.nan
-        got = one.train_step(x, mine, label=label, seed=step, clip=clip, average=average)
-        parts.zero_grad()
-        assert got == parts.loss_and_grad(x, label=label, seed=step)
-        norm = ef.clip_grad_norm(parts, clip)
-        optimizer.step()
-        other.update()
-        assert one.last_step.pop("grad_norm") == norm and one.last_step == parts.last_step
-        assert np.array_equal(one.grads, parts.grads)
-        assert_same(one, parts)
-    assert mine.steps == 4 and average.steps == 4 and np.array_equal(average.values(), other.values())
 
 
 @pytest.mark.parametrize("batch", [200, 20])
@@ -648,13 +478,3 @@ def test_a_step_whose_loss_alone_is_not_finite_changes_no_value(images, ruled_ou
     with pytest.raises(ef.NumericError, match=r"\[fit\] expected a finite loss, got inf in step 1"):
         flow.fit(x, label=labels, steps=1, settings=ef.Settings(accumulate=2))
     assert_same(flow, before)
-
-
-def test_train_step_refuses_what_is_not_its_own(table, real_nvp):
-    flow, other = real_nvp(), real_nvp()
-    flow.init(table)
-    for optimizer, average in ((ef.Adam(other), None), (ef.Adam(flow), ef.MovingAverage(other))):
-        with pytest.raises(ef.ConfigError, match=r"\[train_step\] the \w+ was made for another flow"):
-            flow.train_step(table, optimizer, average=average)
-    with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected clip"):
-        flow.train_step(table, ef.Adam(flow), clip=-1.0)
