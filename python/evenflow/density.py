@@ -990,7 +990,7 @@ def loss_and_grad(flow: Density, batch: Batch, budget: int, seed: int, *, first:
 
     budget: bytes of activations to keep, -1: a share of the free memory.
     more: dcontext; nll; sum_over_ranks adds up an array in place, so that batch norm takes the moments of all ranks'
-    rows; complete is told during the pass which of gradient_parts(least) are complete.
+    rows.
     """
     block = floats(flow, "loss_and_grad", batch.x, seed, first)
     step = flow._core.loss_and_grad(block, batch.given, budget, weight, seed=seed, first=first,

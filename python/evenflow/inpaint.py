@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import arrays, checks
-from evenflow.density import check_flow
+from evenflow.density import check, check_flow, floats
 from evenflow.errors import ConfigError, ShapeError
 from evenflow.flow import Flow
 
@@ -86,18 +86,18 @@ def inpaint(flow: Flow, x: Any, hidden: Any, *, label: Any = None, context: Any 
         The model is for tables, or no pixel is hidden.
     """
     check_flow("inpaint", flow)
-    x, steps = flow._check("inpaint", x), checks.whole("inpaint", "steps", steps, low=1)
+    data, steps = check(flow, "inpaint", x, label, context), checks.whole("inpaint", "steps", steps, low=1)
+    x = data.x
     seed = checks.whole("inpaint", "seed", seed, low=0)
     top = 2.0**flow.bits
-    given = flow._by_name(flow._given("inpaint", label, context, len(x)))
     mask = _mask(hidden, x)
-    levels: np.ndarray = flow._block("inpaint", x, 0, len(x)).astype(np.float64) / top
+    levels: np.ndarray = floats(flow, "inpaint", x).astype(np.float64) / top
     noise = 1 / top if x.dtype == np.uint8 else 0.0
     rng = np.random.default_rng(seed)
     guess = rng.random(x.shape)
     for i in range(steps):
         full = np.where(mask, guess, levels + noise * rng.random(x.shape))
-        gradient = flow.log_prob_and_grad(full * top, **given)[1]
+        gradient = flow.log_prob_and_grad(full * top, **data.conditions)[1]
         push = np.clip(GRADIENT_WEIGHT * top * gradient, -1, 1)
         guess = np.clip(guess + 10 / (100 + i) * (push + rng.standard_normal(x.shape)), 0, 1)
     return (np.where(mask, guess, levels) * top).astype(flow.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import arrays, checks
-from evenflow.density import check_flow
+from evenflow.density import blocks, check, check_flow, floats
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.flow import Flow
 from evenflow.models import build
@@ -27,10 +27,10 @@ def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
 
     Models are trained on data with noise, for which whole levels are an unlikely corner.
     """
-    x = check_flow("data", flow)._check("data", x)
+    x = check(check_flow("data", flow), "data", x, only=True).x
     first = checks.whole("data", "first", first, low=0, high=checks.LARGEST - len(x))
-    floats: np.ndarray = flow._block("data", x, 0, len(x), first=first)
-    return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
+    values: np.ndarray = floats(flow, "data", x, first=first)
+    return values + flow.dtype.type(0.5) if x.dtype == np.uint8 else values
 
 
 def reconstruct(flow: Flow, x: Any, *, label: Any = None, context: Any = None, seed: int = 0, keep: int | None = None,
@@ -171,17 +171,17 @@ def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, *, label:
     ConfigError
         There are no samples of one kind.
     """
-    x = check_flow("attribute", flow)._check("attribute", x)
-    given = flow._given("attribute", label, context, len(x), on_host=True)
-    groups = [_marks("positive", positive, len(x))]
-    groups.append(~groups[0] if negative is None else _marks("negative", negative, len(x)))
+    data = check(check_flow("attribute", flow), "attribute", x, label, context)
+    groups = [_marks("positive", positive, len(data))]
+    groups.append(~groups[0] if negative is None else _marks("negative", negative, len(data)))
     if not all(group.any() for group in groups):
         raise ConfigError("[attribute] expected samples with and without the attribute, "
-                          f"got {groups[0].sum()} and {groups[1].sum()} out of {len(x)}")
+                          f"got {groups[0].sum()} and {groups[1].sum()} out of {len(data)}")
     sums = np.zeros((2, flow.dims))
-    for a, b in flow._blocks(len(x)):
-        z = flow.encode(as_floats(flow, x[a:b], a), **flow._by_name(None if given is None else given[a:b]))
-        sums += [z[group[a:b]].sum(axis=0, dtype=np.float64) for group in groups]
+    for rows in blocks(flow, len(data)):
+        part = data[rows]
+        z = flow.encode(as_floats(flow, part.x, rows.start), **part.conditions)
+        sums += [z[group[rows]].sum(axis=0, dtype=np.float64) for group in groups]
     direction: np.ndarray = sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
     return direction
 
@@ -264,10 +264,9 @@ def project(flow: Flow, x: Any, direction: Any, *, label: Any = None, context: A
     if scale == 0:
         raise ConfigError("[project] expected a direction other than zero, got zeros")
     unit = direction / scale  # whose square neither overflows nor vanishes
-    x = flow._check("project", x)
-    given = flow._given("project", label, context, len(x), on_host=True)
-    parts = [flow.encode(as_floats(flow, x[a:b], a), **flow._by_name(None if given is None else given[a:b])) @ unit
-             for a, b in flow._blocks(len(x))]
+    data = check(flow, "project", x, label, context)
+    parts = [flow.encode(as_floats(flow, part.x, rows.start), **part.conditions) @ unit
+             for rows in blocks(flow, len(data)) for part in [data[rows]]]
     with np.errstate(over="ignore"):
         shares: np.ndarray = np.concatenate([np.empty(0), *parts]) / (unit @ unit) / scale
     if not np.isfinite(shares).all():

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import bounds, checks
-from evenflow.density import Density, compiled
+from evenflow._border.batch import Batch
+from evenflow.density import Density, bounds_of, check, compiled, core_of, floats
 from evenflow.errors import NumericError
 
 SAMPLES = 16
@@ -108,29 +109,26 @@ def verify(flow: Density, x: Any, *, label: Any = None, context: Any = None, see
     ConfigError for an uninitialised model, NumericError for a sample that is not finite or not within the bounds; one
     on the way ends up in the report.
     """
-    x, seed = flow._check("verify", x, least=1), checks.whole("verify", "seed", seed, low=0)
-    given = flow._given("verify", label, context, len(x))
-    x = x[:SAMPLES]
-    given = None if given is None else given[:SAMPLES]
-    x = flow._block("verify", x, 0, len(x))
-    bounds.require_inside("verify", flow._bounds, x)
-    report = Report(samples=len(x), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS,
+    seed = checks.whole("verify", "seed", seed, low=0)
+    data = check(flow, "verify", x, label, context, least=1)[:SAMPLES]
+    data = dataclasses.replace(data, x=floats(flow, "verify", data.x))
+    bounds.require_inside("verify", bounds_of(flow), data.x)
+    report = Report(samples=len(data), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS,
                     bfloat16=flow.config.get("conditioner_dtype") == "bfloat16")
     try:
-        numbers = _measure(flow, x, given, np.random.default_rng(seed))
+        numbers = _measure(flow, data, np.random.default_rng(seed))
         return dataclasses.replace(report, finite=True, **numbers)
     except NumericError as error:
         return dataclasses.replace(report, error=str(error))
 
 
-def _measure(flow: Density, x: np.ndarray, given: np.ndarray | None,
-             rng: np.random.Generator) -> dict[str, Any]:
-    named = flow._by_name(given)
+def _measure(flow: Density, data: Batch, rng: np.random.Generator) -> dict[str, Any]:
+    x, named = data.x, data.conditions
     z, logdet = flow.forward(x, **named)
     x2, logdet2 = flow.inverse(z, **named)
     draws: dict[str, Callable[..., Any]] = {"gaussian": rng.standard_normal, "logistic": rng.logistic,
                                             "uniform": rng.random}
-    z0 = draws[flow._core.base](size=z.shape).astype(flow.dtype)
+    z0 = draws[core_of(flow).base](size=z.shape).astype(flow.dtype)
     drawn, _ = flow.inverse(z0, **named)
     z2, _ = flow.forward(drawn, **named)
     kept = _resolved(flow, drawn)
@@ -139,8 +137,9 @@ def _measure(flow: Density, x: np.ndarray, given: np.ndarray | None,
     exact = _float64_copy(flow)
     precision = _error(flow.log_prob(x, **named), exact.log_prob(x, **named))
     probe = _probe_jacobian if flow.dims <= PROBED_DIMS else _probe_direction
-    jacobian = probe(exact, x[:1].astype(np.float64), None if given is None else given[:1], rng)
-    gradient, ratio = _taylor(exact, x.astype(np.float64), given, rng)
+    wide = dataclasses.replace(data, x=x.astype(np.float64))
+    jacobian = probe(exact, wide[:1], rng)
+    gradient, ratio = _taylor(exact, wide, rng)
     return dict(
         round_trip_x=_error(x2, x), round_trip_z=_error(z2[kept], z0[kept]), logdet_sum=_error(-logdet2, logdet),
         precision=precision, jacobian=jacobian, gradient=gradient, taylor_ratio=ratio, worst_level=worst,
@@ -149,11 +148,12 @@ def _measure(flow: Density, x: np.ndarray, given: np.ndarray | None,
 
 def _resolved(flow: Density, x: np.ndarray) -> np.ndarray | slice:
     """The samples that lie so far from the bounds that their rounding hardly moves z."""
-    if flow._bounds is None:
+    ends = bounds_of(flow)
+    if ends is None:
         return slice(None)
     near = 4 * np.finfo(x.dtype).eps / ROUND_TRIP[x.dtype.name]
     room = near * np.abs(x.astype(np.float64)) + np.finfo(x.dtype).tiny
-    outside = bounds.outside(flow._bounds, x - room) | bounds.outside(flow._bounds, x + room)
+    outside = bounds.outside(ends, x - room) | bounds.outside(ends, x + room)
     kept: np.ndarray = ~outside.any(1)
     return kept
 
@@ -183,21 +183,20 @@ def _float64_copy(flow: Density) -> Density:
     return copy
 
 
-def _probe_jacobian(flow: Density, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
+def _probe_jacobian(flow: Density, row: Batch, rng: np.random.Generator) -> float:
     """Row i of dz/dx is what backward returns for dz = unit vector i."""
-    z, logdet = flow.forward(x, **flow._by_name(given))
+    z, logdet = flow.forward(row.x, **row.conditions)
     d = flow.dims
     rows = [flow.backward(np.repeat(z, len(unit), 0), unit, np.zeros(len(unit)),
-                          **flow._by_name(None if given is None else np.repeat(given, len(unit), 0)))[1].reshape(
-                              len(unit), d)
+                          **row[np.zeros(len(unit), int)].conditions)[1].reshape(len(unit), d)
             for unit in np.array_split(np.eye(d), -(-d // 64))]
     sign, exact = np.linalg.slogdet(np.concatenate(rows))
     return _error(logdet, np.array([exact])) if sign != 0 else float("inf")
 
 
-def _probe_direction(flow: Density, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
+def _probe_direction(flow: Density, row: Batch, rng: np.random.Generator) -> float:
     """d/dt (g z + h logdet)(x + t v) by backward and by central differences."""
-    named = flow._by_name(given)
+    x, named = row.x, row.conditions
     z, _ = flow.forward(x, **named)
     g, h, v = rng.standard_normal(z.shape) / np.sqrt(flow.dims), np.ones(1), rng.standard_normal(x.shape)
     _, dx = flow.backward(z, g, h, **named)
@@ -211,8 +210,7 @@ def _probe_direction(flow: Density, x: np.ndarray, given: np.ndarray | None, rng
     return min(_error(np.array((value(t) - value(-t)) / (2 * t)), slope) for t in size * np.array(PROBE_STEPS))
 
 
-def _taylor(flow: Density, x: np.ndarray, given: np.ndarray | None,
-            rng: np.random.Generator) -> tuple[float, float]:
+def _taylor(flow: Density, data: Batch, rng: np.random.Generator) -> tuple[float, float]:
     """Relative error of the gradient along a random direction, and the ratio of the Taylor remainders.
 
     Differences are taken at several steps and the best one counts: large steps cross kinks of the nets, small
@@ -221,7 +219,7 @@ def _taylor(flow: Density, x: np.ndarray, given: np.ndarray | None,
     """
     start = flow.params.copy()
     flow.zero_grad()
-    loss = flow.loss_and_grad(x, seed=0, **flow._by_name(given))  # one seed: dropout's masks stay
+    loss = flow.loss_and_grad(data.x, seed=0, **data.conditions)  # one seed: dropout's masks stay
     # Half along the gradient: in a random direction alone the slope may be small by chance.
     direction = flow.grads / max(float(np.linalg.norm(flow.grads)), 1e-300)
     noise = np.zeros_like(start)
@@ -234,7 +232,7 @@ def _taylor(flow: Density, x: np.ndarray, given: np.ndarray | None,
     def moved(step: float) -> float:
         flow.params[:] = start + step * direction
         flow.zero_grad()
-        return flow.loss_and_grad(x, seed=0, **flow._by_name(given))
+        return flow.loss_and_grad(data.x, seed=0, **data.conditions)
 
     found = []
     for step in TAYLOR_STEPS:

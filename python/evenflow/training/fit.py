@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from evenflow._border import arrays, checks
 from evenflow.data import check
-from evenflow.density import Density, bounds_of, column_names, core_of, name_columns
+from evenflow.density import Density, bounds_of, column_names, name_columns, undone_on_error
 from evenflow.distributed.ranks import Ranks
 from evenflow.errors import ConfigError, warn, wrong
 
@@ -32,7 +30,7 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
         raise wrong(ConfigError, "fit", "checkpoint", "resume=True needs checkpoint=...")
     goes_on = ranks.lead(lambda: _goes_on(path, resume))
     seed = flow.config["seed"] if chosen.seed is None else chosen.seed
-    with _undone_on_error(flow):
+    with undone_on_error(flow):
         if not flow.initialized:
             name_columns(flow, arrays.names_of(x), arrays.names_of(context))
 
@@ -90,15 +88,3 @@ def _goes_on(path: str | None, resume: bool) -> bool:
                                                       "not, without which no training goes on; take another path")
     refuse_used(path)
     return False
-
-
-@contextlib.contextmanager
-def _undone_on_error(flow: Density) -> Iterator[None]:
-    """If the block raises, the flow's values and the names of its columns are put back."""
-    values, names = core_of(flow).values.copy(), column_names(flow)
-    try:
-        yield
-    except BaseException:
-        core_of(flow).values[:] = values
-        name_columns(flow, **names)
-        raise
