@@ -38,7 +38,11 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
     if images.ndim != 4 or 0 in images.shape:
         raise ShapeError(f"[grid] expected (N, H, W, C), got {images.shape}")
     n, h, w, c = images.shape
-    columns = math.ceil(math.sqrt(n)) if columns is None else checks.whole("grid", "columns", columns, low=1)
+    if columns is None:  # without holes, if that is not far from a square
+        side = math.ceil(math.sqrt(n))
+        columns = next((c for c in range(side, 2 * side) if n % c == 0), side)
+    else:
+        columns = checks.whole("grid", "columns", columns, low=1)
     columns = min(n, columns)
     scale = max(1, 32 // max(h, w)) if scale is None else checks.whole("grid", "scale", scale, low=1)
     gap = checks.whole("grid", "gap", gap, low=0)

@@ -10,10 +10,10 @@ import numpy as np
 
 from evenflow._border import arrays
 from evenflow._border.batch import Batch
-from evenflow.density import Density, bounds_of, check_flow
+from evenflow.density import Density, bounds_of, check_flow, for_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.training.feed import as_taken
-from evenflow._border.files import Rows, blocks, check_any, write_rows
+from evenflow._border.files import blocks, check_any, write_rows
 from evenflow.distributed.ranks import Ranks
 from evenflow._border.rows import stays_outside
 from evenflow.data.rows import Picked, origin
@@ -76,7 +76,7 @@ def ranked(scores: np.ndarray, counts: np.ndarray | None = None) -> tuple[np.nda
     return scores[order], np.cumsum(np.concatenate([[1.0], np.ones(len(scores)) if counts is None else counts[order]]))
 
 
-def score_rows(flow: Density, rows: Rows, out: str | os.PathLike[str], reference: Any = None,
+def score_rows(flow: Density, rows: Any, out: str | os.PathLike[str], reference: Any = None,
                seed: int = 0, reference_weight: Any = None) -> dict[str, Any]:
     """Writes the log density of each row to a .npy or .csv file, in memory that doesn't grow with N.
 
@@ -85,8 +85,7 @@ def score_rows(flow: Density, rows: Rows, out: str | os.PathLike[str], reference
     flow : Flow
         The model.
     rows : array_like or iterable
-        An array x, or an iterable of (x, given) or (x, given, weight) of consecutive rows, such as
-        `evenflow.runs.stream.read_rows` returns.
+        An array x, or batches of consecutive rows, such as `evenflow.runs.stream.read_rows` returns.
     out : path
         The file. It appears complete or not at all.
     reference : array_like, (M,), optional
@@ -105,9 +104,9 @@ def score_rows(flow: Density, rows: Rows, out: str | os.PathLike[str], reference
     check_flow("score", flow)
     n, low, high, mean = 0, np.inf, -np.inf, _Mean()
     known = None if reference is None else _reference(reference, reference_weight)
-    with write_rows("score", out, NAMES if known is not None else NAMES[:1]) as writer:
+    with write_rows("score", out, NAMES if known is not None else NAMES[:1]) as write:
         for scores, weight in _weighted_log_probs(flow, rows, seed):
-            writer.write(scores if known is None else np.stack([scores, *_p_values(scores, *known)], axis=1))
+            write(scores if known is None else np.stack([scores, *_p_values(scores, *known)], axis=1))
             mean.add(scores, check_weights("score", weight, len(scores), first=n))
             n, low, high = n + len(scores), min(low, float(scores.min())), max(high, float(scores.max()))
         check_any("score", n)
@@ -115,17 +114,17 @@ def score_rows(flow: Density, rows: Rows, out: str | os.PathLike[str], reference
     return result
 
 
-def log_probs(flow: Density, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
+def log_probs(flow: Density, rows: Any, seed: int = 0) -> Iterator[np.ndarray]:
     """log_prob of consecutive rows, or of an array, piece by piece; the same numbers as in one piece."""
     return (scores for scores, _ in _weighted_log_probs(flow, rows, seed))
 
 
-def _weighted_log_probs(flow: Density, rows: Rows, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+def _weighted_log_probs(flow: Density, rows: Any, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
     check_flow("score", flow)
     n = 0
-    for x, given, weight in blocks("score", rows):
-        scores = flow.log_prob(x, seed=seed, first=n, **flow._conditions(given))
-        yield scores, weight
+    for block in blocks("score", rows):
+        scores = flow.log_prob(block.x, seed=seed, first=n, **for_flow(flow, block).conditions)
+        yield scores, block.weight
         n += len(scores)
 
 

@@ -200,7 +200,7 @@ def test_command_line(table, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("ends, code, text", [
-    (["share", "0", "0.5"], 1, "expected values between 0 and 0.5 for column share, got "),
+    (["share", "0", "0.5"], 2, "expected values between 0 and 0.5 for column share, got "),
     (["nothing", "0", "1"], 2, "expected columns out of flux, share, t, depth, got 'nothing'"),
     (["share", "0", "x"], 2, "--bounds share: an end is a number or none, not 'x'"),
     (["share", "1", "0"], 2, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
@@ -219,6 +219,6 @@ def test_command_line_names_rows_of_the_file(tmp_path, capsys):
     np.savetxt(tmp_path / "x.csv", x, delimiter=",", header="flux,share,t,depth", comments="", fmt="%.17g")
     for seed in "012":  # of the split
         assert main(["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--seed", seed,
-                     "--bounds", "share", "0", "1", *RUN]) == 1
+                     "--bounds", "share", "0", "1", *RUN]) == 2
         assert ("[train] expected values between 0 and 1 for column share, got 2.5 for sample 17; 3 of 600 rows lie on "
                 in capsys.readouterr().err)

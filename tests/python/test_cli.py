@@ -158,7 +158,7 @@ def test_verdict(tmp_path, monkeypatch, capsys, data, options, code, words):
     (["train"], "name DATA"),
     (["train", "nowhere.npy"], "there is no file or folder nowhere.npy"),
     (["train", "digits", "--model", "realnvp", "--depth", "3"], "realnvp has no option --depth\n"),
-    (["train", "CSV", "--label", "kind", "--conditional"], "couplingflow has no option --conditional\n"),
+    (["train", "CSV", "--label", "kind", "--conditional"], "couplingflow has no option --conditional; name columns"),
     (["train", "digits", "--coupling", "spline"], "affine"),
     (["train", "digits", "--steps", "-3"], "--steps"),
     (["train", "digits", "--hidden", "8", "8"], "one number"),

@@ -118,7 +118,7 @@ def test_other_files_are_read_by_name(folder, tmp_path, capsys):
     answer(capsys, "decode", run, str(tmp_path / "z.npy"), "--given", other, "--out", back)
     np.testing.assert_allclose(np.loadtxt(back, delimiter=",", skiprows=1), X, atol=1e-5)
     rows = list(read_rows(other, columns=DENSITY, context=CONTEXT))
-    assert np.array_equal(np.concatenate([c for _, c, _ in rows]), C)
+    assert np.array_equal(np.concatenate([batch.context for batch in rows]), C)
 
 
 def test_samples_of_one_context_and_of_many(folder, tmp_path, capsys):

@@ -87,7 +87,7 @@ def test_blocks(tmp_path, parquet, monkeypatch, cells, ending):
     assert np.array_equal(data.train, [*table, [1, 2]]) and data.train.shape == (51, 2)
     assert [data.classes[i] for i in data.train_labels] == [*kinds, "k0"]
     if ending != "parquet":
-        blocks = [x for x, *_ in read_rows(path, columns=["a", "b"])]
+        blocks = [batch.x for batch in read_rows(path, columns=["a", "b"])]
         assert np.array_equal(np.concatenate(blocks), data.train) and len(blocks) == -(-51 // max(1, cells // 3))
     write(None if ending == "parquet" else "NA")
     with pytest.raises(ef.IoError, match=f"t.{ending}, row 50, column 'b': missing value") as error:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow._border.batch import Batch
 from evenflow.cli import main
 from evenflow.runs.export import decode_rows, encode_rows, write_samples
 from evenflow.score import score_rows
@@ -16,25 +17,26 @@ def test_an_array_is_its_rows(table_model, table, tmp_path, monkeypatch, call):
     """The ending is in either case, and blocks change nothing."""
     monkeypatch.setattr("evenflow._border.files.ARRAY_VALUES", 60)
     rows = table_model.encode(table) if call is decode_rows else table
-    for name, given in (("whole.NPY", rows), ("pairs.npy", [(rows[:150], None), (rows[150:], None)])):
+    for name, given in (("whole.NPY", rows), ("batches.npy", [Batch(rows[:150]), Batch(rows[150:])])):
         call(table_model, given, tmp_path / name)
-    assert np.array_equal(np.load(tmp_path / "whole.NPY"), np.load(tmp_path / "pairs.npy"))
-    assert len(np.load(tmp_path / "pairs.npy")) == len(table)
+    assert np.array_equal(np.load(tmp_path / "whole.NPY"), np.load(tmp_path / "batches.npy"))
+    assert len(np.load(tmp_path / "batches.npy")) == len(table)
 
 
 @CALLS
 def test_a_value_is_named_by_its_row_of_all(table_model, table, tmp_path, call):
     table[155, 1] = np.nan
     with pytest.raises(ef.NumericError, match="got nan in row 155, column 1"):
-        call(table_model, [(table[:150], None), (table[150:], None)], tmp_path / "x.npy")
+        call(table_model, [Batch(table[:150]), Batch(table[150:])], tmp_path / "x.npy")
     assert not list(tmp_path.iterdir())
 
 
 @CALLS
 def test_rows_that_are_none(table_model, table, tmp_path, call):
-    for wrong in (3, "x.npy", [table, table], [(table,)], [(table, None, None, None)]):
-        with pytest.raises(TypeError, match=r"\] expected an array, or pairs \(x, given\) of consecutive rows"):
+    for wrong in (3, "x.npy", [table, table], [(table, None)]):
+        with pytest.raises(TypeError, match="batches of rows") as error:
             call(table_model, wrong, tmp_path / "x.npy")
+        assert error.value.argument == "rows"
     with pytest.raises(ef.ShapeError, match="expected rows, got a single number"):
         call(table_model, np.array(1.0), tmp_path / "x.npy")
 

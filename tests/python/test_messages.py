@@ -8,7 +8,6 @@ import pytest
 
 import evenflow as ef
 from evenflow import latent, plot
-from evenflow.cli.bench import bench
 from evenflow.runs.export import decode_rows, encode_rows, write_samples
 from evenflow.flow import _restored
 from evenflow.inpaint import inpaint
@@ -286,7 +285,7 @@ def test_labels(images, glow, model):
         lambda f: latent.interpolate(None, IMAGES, IMAGES), lambda f: latent.manifold(None, IMAGES),
         lambda f: latent.attribute(None, IMAGES, []), lambda f: latent.edit(None, IMAGES, [], []),
         lambda f: latent.project(None, IMAGES, []), lambda f: latent.enlarged(None, 2),
-        lambda f: inpaint(None, IMAGES, IMAGES), lambda f: bench(None), lambda f: encode_rows(None, [], "z.npy"),
+        lambda f: inpaint(None, IMAGES, IMAGES), lambda f: encode_rows(None, [], "z.npy"),
         lambda f: decode_rows(None, [], "x.npy"), lambda f: write_samples(None, 2, "x.npy"),
         lambda f: score_rows(None, [], "s.csv"), lambda f: next(log_probs(None, [])))),
     (lambda f: ef.data.rings("x"), TypeError, "a whole number for n"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow._border.batch import Batch
 from evenflow.cli import main
 from evenflow.score import p_values, score_rows
 from evenflow.runs.stream import read_rows
@@ -42,7 +43,7 @@ def test_scores_in_pieces(table_model, table, tmp_path):
     w = np.random.default_rng(0).uniform(0, 1, len(table))
     wanted = np.average(table_model.log_prob(table), weights=w)
     for scale in (1.0, 1e308):
-        pieces = [(table[:7], None, scale * w[:7]), (table[7:], None, scale * w[7:])]
+        pieces = [Batch(table, weight=scale * w)[rows] for rows in (slice(7), slice(7, None))]
         found = score_rows(table_model, pieces, tmp_path / "s.npy")
         assert found["mean"] == pytest.approx(wanted, rel=1e-10) and found["weighted"]
     assert not score_rows(table_model, table, tmp_path / "s.npy")["weighted"]
@@ -52,9 +53,9 @@ def test_scores_in_pieces(table_model, table, tmp_path):
     for second, text in ((None, "expected weights of all rows or of none, got those of some"),
                          (bad[7:], "expected finite numbers >= 0 for sample_weight, got -1 in row 9")):
         with pytest.raises(ef.ConfigError, match=rf"\[score\] {text}"):
-            score_rows(table_model, [pieces[0], (table[7:], None, second)], tmp_path / "s.npy")
+            score_rows(table_model, [pieces[0], Batch(table[7:], weight=second)], tmp_path / "s.npy")
     with pytest.raises(ef.ConfigError, match=r"\[score\] expected a sample_weight > 0, got zeros alone"):
-        score_rows(table_model, [(table, None, 0 * w)], tmp_path / "s.npy")
+        score_rows(table_model, [Batch(table, weight=0 * w)], tmp_path / "s.npy")
     assert not list(tmp_path.iterdir())
 
 
@@ -86,5 +87,5 @@ def test_weights_go_with_their_rows(tmp_path, table, monkeypatch):
     monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 100)
     np.savez(tmp_path / "t.npz", x=table, weight=np.arange(len(table)))
     pieces = list(read_rows(tmp_path / "t.npz"))
-    assert len(pieces) > 2 and all(len(x) == len(w) for x, _, w in pieces)
-    assert np.array_equal(np.concatenate([w for *_, w in pieces]), np.arange(len(table)))
+    assert len(pieces) > 2 and all(len(piece.x) == len(piece.weight) for piece in pieces)
+    assert np.array_equal(np.concatenate([piece.weight for piece in pieces]), np.arange(len(table)))

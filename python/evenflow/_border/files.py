@@ -8,42 +8,37 @@ import io
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from evenflow._border.arrays import as_array
+from evenflow._border.batch import Batch
 from evenflow._border.checks import file_name
-from evenflow.errors import ConfigError, Error, IoError, ShapeError
+from evenflow.errors import ConfigError, Error, IoError, ShapeError, wrong
 
-CSV_ROWS = 1 << 14
 ARRAY_VALUES = 1 << 20
 """Values in a block of an array."""
-Weighted = tuple[np.ndarray, "np.ndarray | None", "np.ndarray | None"]
-"""(x, given, weight) of rows: labels or a context, and what they count for; None where there are none."""
-Rows = Iterable["tuple[np.ndarray, np.ndarray | None] | Weighted"]
-"""Consecutive rows, as `evenflow.runs.stream.read_rows` gives them, or as pairs (x, given)."""
+Write = Callable[[np.ndarray], Any]
+"""Takes the next rows."""
 
 
-def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """(x, given, weight) of `Rows` or of an array, which has no more than x. TypeError for anything else."""
+def blocks(where: str, rows: Any) -> Iterator[Batch]:
+    """Consecutive rows, of an array, or as `evenflow.runs.stream.read_rows` gives them. TypeError for anything else."""
     if hasattr(rows, "__dlpack__") or hasattr(rows, "__array__"):
         x = as_array(where, rows)
         if x.ndim == 0:
-            raise ShapeError(f"[{where}] expected rows, got a single number")
+            raise wrong(ShapeError, where, "rows", "expected rows, got a single number")
         step = max(1, ARRAY_VALUES // max(1, math.prod(x.shape[1:])))
-        for a in range(0, len(x), step):
-            yield x[a:a + step], None, None
-        return
-    wanted = (f"[{where}] expected an array, or pairs (x, given) of consecutive rows, or (x, given, weight) as "
-              "evenflow.runs.stream.read_rows gives them")
+        rows = (Batch(x[a:a + step]) for a in range(0, len(x), step))
     if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
-        raise TypeError(f"{wanted}, got {type(rows).__name__}")
+        raise wrong(TypeError, where, "rows", f"expected an array or batches of rows, got {type(rows).__name__}")
     for block in rows:
-        if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
-            raise TypeError(f"{wanted}, got {type(block).__name__} for one of them")
-        yield block[0], block[1], block[2] if len(block) == 3 else None
+        if not isinstance(block, Batch):
+            raise wrong(TypeError, where, "rows", "expected batches of rows, as evenflow.runs.stream.read_rows gives "
+                                                  f"them, got {type(block).__name__}")
+        yield block
 
 
 def lock(folder: str) -> int:
@@ -106,16 +101,9 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
         raise
 
 
-class Writer(Protocol):
-    """Takes an array's rows, block by block."""
-
-    def write(self, block: np.ndarray) -> None: ...
-
-
 @contextlib.contextmanager
-def write_rows(where: str, path: str | os.PathLike[str],
-               names: Sequence[str] | None = None) -> Iterator[Writer]:
-    """Writes an array of unknown length: .npy (any shape), or .csv (rows of numbers, `names` as header).
+def write_rows(where: str, path: str | os.PathLike[str], names: Sequence[str] | None = None) -> Iterator[Write]:
+    """Takes the rows of an array of unknown length: .npy (any shape), or .csv (rows of numbers, `names` as header).
 
     IoError; ConfigError for another ending; ShapeError for a table of images.
     """
@@ -124,52 +112,41 @@ def write_rows(where: str, path: str | os.PathLike[str],
     if ending not in (".npy", ".csv"):
         raise ConfigError(f"[{where}] expected a name ending in .npy or .csv, got {path}")
     with replacing(where, path) as temporary, open(temporary, "wb") as file:
-        writer = _Npy(file) if ending == ".npy" else _Csv(where, file, names)
-        yield writer
-        writer.close()
+        if ending == ".csv":
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerows([names] if names else [])
+            file.write(line.getvalue().encode())
+            yield lambda block: file.write(_lines(where, block))
+            return
+        count, kind = 0, (np.dtype(float), ())
+
+        def write(block: np.ndarray) -> None:
+            nonlocal count, kind
+            if count == 0:
+                kind = block.dtype, block.shape[1:]
+                _write_header(file, 0, *kind)
+            count += len(block)
+            file.write(np.ascontiguousarray(block).data)
+
+        yield write
+        file.seek(0)
+        _write_header(file, count, *kind)
+
+
+def _write_header(file: Any, count: int, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """A .npy file's; numpy leaves room for the first size to grow, so a later one fits in its place."""
+    np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+                                                "shape": (count, *shape)})
+
+
+def _lines(where: str, block: np.ndarray) -> bytes:
+    if block.ndim > 2:
+        raise ShapeError(f"[{where}] expected rows of numbers for a .csv file, got {block.shape[1:]}; use .npy")
+    cells = block.reshape(len(block), -1).astype("U32").tolist()  # the shortest text that gives the same number back
+    return "".join(",".join(row) + "\n" for row in cells).encode()
 
 
 def check_any(where: str, n: int) -> None:
     """ShapeError for no rows at all; said before a file is complete, it leaves none behind."""
     if n == 0:
         raise ShapeError(f"[{where}] expected at least one row, got none")
-
-
-class _Npy:
-    def __init__(self, file: Any):
-        self.file, self.rows, self.kind = file, 0, (np.dtype(float), ())
-
-    def write(self, block: np.ndarray) -> None:
-        if self.rows == 0:
-            self.kind = block.dtype, block.shape[1:]
-            self.close()
-        self.rows += len(block)
-        self.file.write(np.ascontiguousarray(block).data)
-
-    def close(self) -> None:
-        """Writes the header: numpy leaves room for the first size to grow, so a later one fits in its place."""
-        dtype, shape = self.kind
-        self.file.seek(0)
-        np.lib.format.write_array_header_1_0(self.file, {
-            "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (self.rows, *shape)})
-
-
-class _Csv:
-    def __init__(self, where: str, file: Any, names: Sequence[str] | None):
-        self.where, self.file = where, file
-        if names:
-            line = io.StringIO()
-            csv.writer(line, lineterminator="\n").writerow(names)
-            file.write(line.getvalue().encode())
-
-    def write(self, block: np.ndarray) -> None:
-        if block.ndim > 2:
-            raise ShapeError(f"[{self.where}] expected rows of numbers for a .csv file, got {block.shape[1:]}; "
-                             "use .npy")
-        rows = block.reshape(len(block), -1)
-        for a in range(0, len(rows), CSV_ROWS):
-            cells = rows[a:a + CSV_ROWS].astype("U32").tolist()  # the shortest text that gives the same number back
-            self.file.write("".join(",".join(row) + "\n" for row in cells).encode())
-
-    def close(self) -> None:
-        pass

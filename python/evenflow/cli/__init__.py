@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 
 import evenflow
 from evenflow import _core
-from evenflow.training import signals
-from evenflow.cli import latents, models, train
-from evenflow.cli.common import hint, spelled
 from evenflow._border.console import tell, tell_error, write
+from evenflow.cli import latents, models, train
+from evenflow.cli.common import hint
 from evenflow.errors import ConfigError, DataWarning, DeviceError, IoError, NumericError, RanksError, ShapeError
+from evenflow.training import signals
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv, flags = sys.argv[1:] if argv is None else argv, dict[str, str]()
     try:
-        args, unknown = build_parser().parse_known_args(argv)
-        flags = {action.dest: action.option_strings[0] for action in args.parser._actions if action.option_strings}
+        args, unknown = _make_parser().parse_known_args(argv)
+        flags = args.flags(args.parser)
         if unknown:
-            args.parser.error(_unknown(unknown[0], args.parser))
+            word, known = unknown[0].partition("=")[0], flags.values()
+            args.parser.error(f"there is no option {word}{hint(word, known)}" if word.startswith("--") else
+                              f"there is no place for {word}")
         evenflow.set_matmul_precision(args.matmul_precision or "highest")
         args.command = shlex.join(["evenflow", *argv])
         with signals.termination_interrupts(), _plain_warnings():
@@ -53,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DeviceError, IoError, ShapeError) as error:
         return _failed(2, "error", error, flags)
     except (NumericError, RanksError, MemoryError) as error:
-        return _failed(1, "failed", error, flags)
+        bad_input = getattr(error, "argument", None) == "x" and getattr(error, "row", None) is not None
+        return _failed(2 if bad_input else 1, "error" if bad_input else "failed", error, flags)
 
 
 @contextlib.contextmanager
@@ -75,22 +78,17 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _failed(code: int, what: str, error: Exception, flags: dict[str, str]) -> int:
-    text = str(error) or "out of memory"
-    if text.startswith("[Glow]"):
-        flags = {**flags, "steps": "--depth"}
+    """Tells of an error, whose argument the command line spells as an option."""
+    text, name = str(error) or "out of memory", getattr(error, "argument", None)
+    flag = "--depth" if name == "steps" and text.startswith("[Glow]") else flags.get(name or "")
+    if flag is not None and not text.startswith("[config]"):
+        text = re.sub(rf"(?<![\w-]){name}\b", flag, text, count=1)
     if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.distributed.ranks
-        tell_error(f"evenflow: {what}: {text if text.startswith('[config]') else spelled(text, flags)}")
+        tell_error(f"evenflow: {what}: {text}")
     return code
 
 
-def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
-    if not word.startswith("--"):
-        return f"there is no place for {word}"
-    known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    return f"there is no option {word.partition('=')[0]}{hint(word.partition('=')[0], known)}"
-
-
-def build_parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="evenflow", description="Normalizing flows: train, evaluate, sample, edit, score.",
                      allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"evenflow {_core.version}")
@@ -106,8 +104,7 @@ class _Parser(argparse.ArgumentParser):
     """Its errors are one line: the usage of `train` would fill the screen."""
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument ", "", message)
-        tell_error(f"evenflow: error: {message} (usage: {self.prog} --help)")
+        tell_error(f"evenflow: error: {message.removeprefix('argument ')} (usage: {self.prog} --help)")
         sys.exit(2)
 
 

@@ -7,35 +7,81 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from evenflow._border.batch import Batch
 from evenflow._border.console import write
 from evenflow.data import load
 from evenflow.data.numpy_files import read_npz_context
 from evenflow.data.table import TABLES
+from evenflow.density import column_names
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
-from evenflow.runs import Plan, held_out, tested
+from evenflow.runs import Plan, held_out, open_model, tested
 
 NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+Argument = tuple[str, dict[str, Any]]
+OnModel = Callable[[argparse.Namespace, Flow, "Plan | None"], int]
 
 
-def command(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+def argument(name: str, help: str | None = None, **options: Any) -> Argument:
+    """The declaration of one argument of a command, see argparse; its line of help ends with the default."""
+    usual = options.get("default")
+    shown = "" if usual is None or help is None or "store_true" in options.values() else f" ({usual})"
+    return name, {"help": None if help is None else help + shown, **options}
+
+
+MODEL = argument("path", "folder of a run, or a model file", metavar="MODEL")
+MODEL_AND_DATA = (MODEL, argument("data", "data; default: the test part of the run's own", nargs="?", metavar="DATA"),
+                  argument("--size", "folder of images: crop and resize to SIZE x SIZE", type=int))
+TABLE = (argument("--columns", "CSV, Parquet: columns; default: the run's", nargs="+", metavar="NAME"),
+         argument("--context", "CSV, Parquet: columns that the density is given; default: the run's", nargs="+",
+                  metavar="NAME"))
+SEED = argument("--seed", "of what is drawn", type=int, default=0)
+
+
+def conditions_arguments(label: str, rows: str) -> tuple[Argument, ...]:
+    """What `given_label` and `given_context` read."""
+    return (argument("--label", f"class, by name or number; {label}"),
+            argument("--given", "context of a model that has one: its numbers, for all, or a file's name: " + rows,
+                     nargs="+", metavar="GIVEN"))
+
+
+def rows_arguments(count: int, default: str = "the first") -> tuple[Argument, ...]:
+    """What `examples` reads."""
+    return (argument("--n", "number of samples", type=int, default=count),
+            argument("--rows", f"rows of the data instead; default: {default}", type=int, nargs="+", metavar="ROW"))
+
+
+def command(commands: Any, name: str, run: Any, text: str, example: str, *arguments: Argument) -> Any:
     """Declares one command; `run` takes its arguments and returns the exit code."""
     sub: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=f"example:\n  {example}", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     sub._negative_number_matcher = NEGATIVE  # argparse takes -1e-3 for an option
-    sub.set_defaults(run=run, parser=sub)
-    sub.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    sub.add_argument("--threads", type=int, default=0, help="0 (default): all cores")
-    sub.add_argument("--matmul-precision", default="highest", choices=("highest", "high"),
-                     help="float32 nets on a GPU: highest (default), or high for half of the products")
-    sub.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+    sub.set_defaults(run=run, parser=sub, flags=_flags)
+    for flag, options in (*arguments, argument("--device", "cpu or cuda", default="cpu"),
+                          argument("--threads", "0: all cores", type=int, default=0),
+                          argument("--matmul-precision", "float32 nets on a GPU: highest, or high for half of the "
+                                   "products", default="highest", choices=("highest", "high")),
+                          argument("--json", "print the result as one line of JSON", action="store_true")):
+        sub.add_argument(flag, **options)
     return sub
+
+
+def model_command(commands: Any, name: str, run: OnModel, text: str, example: str, *arguments: Argument) -> None:
+    """Declares a command on a model, which `run` takes too, with the plan of its run."""
+    command(commands, name, lambda args: run(args, *open_model(args.path, args.device, args.threads)), text, example,
+            *arguments)
+
+
+def _flags(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Options by the names of their values, but those that name columns: errors speak of what is in these."""
+    return {action.dest: action.option_strings[0] for action in parser._actions
+            if action.option_strings and action.dest not in ("context", "label", "weight")}
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -46,61 +92,19 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def spelled(text: str, flags: dict[str, str]) -> str:
-    """An error as the command line spells it: --batch-size for batch_size=3 and "expected batch_size >= 1"."""
-    name = "|".join(sorted(map(re.escape, flags), key=len, reverse=True))
-    if name:
-        listed = rf"(?<=expected )(?:{name})(?:(?:, | and )(?:{name}))*(?= (?:with |to be |in \d|[<>=]))"
-        text = re.sub(listed, lambda found: re.sub(name, lambda one: flags[one[0]], found[0]), text)
-        text = re.sub(rf"(?<![\w./=-])({name})(?: ?= ?)", lambda found: flags[found[1]] + " ", text)
-        text = re.sub(rf"(?<![\w./=-])({name})(?![\w./=-])",
-                      lambda found: flags[found[1]] if "_" in found[1] else found[1], text)
-    return text
+# Data
 
-
-def model_argument(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
-
-
-def model_and_data(sub: argparse.ArgumentParser) -> None:
-    model_argument(sub)
-    sub.add_argument("data", nargs="?", metavar="DATA", help="data; default: the test part of the run's own")
-    sub.add_argument("--size", type=int, help="folder of images: crop and resize to SIZE x SIZE")
-
-
-def table_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
-    sub.add_argument("--context", nargs="+", metavar="NAME",
-                     help="CSV, Parquet: columns that the density is given; default: the run's")
-
-
-def given_arguments(sub: argparse.ArgumentParser, label: str, rows: str) -> None:
-    """What `given` reads."""
-    sub.add_argument("--label", help=f"class, by name or number; {label}")
-    sub.add_argument("--given", nargs="+", metavar="GIVEN",
-                     help=f"context of a model that has one: its numbers, for all, or a file's name: {rows}")
-
-
-def rows_arguments(sub: argparse.ArgumentParser, count: int, default: str = "the first") -> None:
-    sub.add_argument("--n", type=int, default=count, help=f"number of samples ({count})")
-    sub.add_argument("--rows", type=int, nargs="+", metavar="ROW",
-                     help=f"rows of the data instead; default: {default}")
-
-
-def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
-             of_a_class: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-    """The samples that --rows asks for, else the first --n; and what the model's density is given, if anything.
+def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, of_a_class: int = 0) -> Batch:
+    """The samples that --rows asks for, else the first --n.
 
     of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
     data = tested(flow, held_out(flow, plan, args.data, args.size))
-    x, given = data.x, data.given
-    usual = np.arange(len(x))
-    if of_a_class and flow.classes and given is not None:
-        alike = np.flatnonzero(given == np.bincount(given).argmax())
+    usual = np.arange(len(data))
+    if of_a_class and data.label is not None:
+        alike = np.flatnonzero(data.label == np.bincount(data.label).argmax())
         usual = alike[:len(alike) // 2 * 2] if len(alike) >= of_a_class else usual
-    rows = chosen_rows(args, usual, len(x))
-    return x[rows], given[rows] if given is not None else None
+    return data[chosen_rows(args, usual, len(data))]
 
 
 def chosen_rows(args: argparse.Namespace, usual: np.ndarray, count: int) -> np.ndarray:
@@ -137,54 +141,50 @@ def class_number(label: str, classes: list[str]) -> int:
 
 
 def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None, *, needed: bool) -> np.ndarray | None:
-    """What --given says: (C,), or (M, C) of a file's rows."""
+    """What --given says: (C,), or (M, C) of a file's rows; of a .npz file that has a context, of this."""
     if args.given is None and not (needed and flow.context):
         return None
     said = " ".join(args.given or ["nothing"])
     if not flow.context:
         raise ConfigError(f"[given] --given {said}, but the model has no context")
-    columns = flow._names.get("context")
+    columns = column_names(flow).get("context")
     names = f" ({', '.join(columns)})" if columns else ""
-    wanted = f"expected --given with {flow.context} numbers{names}, or with the name of a file, got {said}"
-    if args.given is None:
-        raise ConfigError(f"[given] {wanted}")
     try:
-        numbers = np.array([float(one) for one in args.given])
+        numbers = np.array([float(one) for one in args.given or ()])
     except ValueError:
-        if len(args.given) > 1:
-            raise ConfigError(f"[given] {wanted}") from None
-        table = _read_context(said, columns)
-        if table.ndim != 2 or table.shape[1] != flow.context:
+        numbers = np.empty(0)
+        if len(args.given) == 1:
+            table = read_npz_context(said) if said.lower().endswith(".npz") else None
+            if table is None:
+                table = load(said, columns=columns if said.lower().endswith(TABLES) else None).train[:]
+            if table.ndim == 2 and table.shape[1] == flow.context:
+                return table
             raise ConfigError(f"[given] {said}: expected {flow.context} columns{names}, got data of "
                               f"{table.shape[1:]}") from None
-        return table
     if len(numbers) != flow.context or not np.isfinite(numbers).all():
-        raise ConfigError(f"[given] {wanted}")
+        raise ConfigError(f"[given] expected --given with {flow.context} numbers{names}, or with the name of a file, "
+                          f"got {said}")
     return numbers
 
 
-def _read_context(path: str, columns: list[str] | None) -> np.ndarray:
-    """Rows of a context: of the arrays of that name in a .npz file, else of a table of it."""
-    numbers = read_npz_context(path) if path.lower().endswith(".npz") else None
-    if numbers is not None:
-        return numbers
-    return load(path, columns=columns if path.lower().endswith(TABLES) else None).train[:]
-
+# Results
 
 def report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
-    write(json.dumps(_finite(result)) if args.json else text)
+    """Prints a result as text or JSON, which has None for numbers that it lacks."""
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-
-def _finite(value: Any) -> Any:
-    """With None for numbers that JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write(json.dumps(finite(result)) if args.json else text)
 
 
 def quality(result: dict[str, Any]) -> str:
-    name, unit = ("bits_per_dim", "bits/dim") if "bits_per_dim" in result else ("nll_nats", "nats")
-    error, how = result[f"{name}_error"], " (weighted)" if result["weighted"] else ""
-    return f"{result[name]:.4f} {'' if error is None else f'+- {error:.4f} '}{unit}{how}"
+    """What a model reaches on data, with its error: "log-likelihood -38.0253 +- 0.0200 nats", or bits/dim of images."""
+    name, unit, value = ("", "bits/dim", result["bits_per_dim"]) if "bits_per_dim" in result else (
+        "log-likelihood ", "nats", -result["nll_nats"])
+    error = result["nll_nats_error" if name else "bits_per_dim_error"]
+    spread, how = "" if error is None else f"+- {error:.4f} ", " (weighted)" if result["weighted"] else ""
+    return f"{name}{value:.4f} {spread}{unit}{how}"

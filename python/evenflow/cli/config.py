@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import sys
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
-from evenflow.cli.common import hint
-from evenflow.cli.options import GROUPS, KEYS, PLACE, add_options, given
-from evenflow.errors import ConfigError, IoError
 from evenflow._border.extras import need
+from evenflow.cli.common import hint
+from evenflow.cli.options import GROUPS, KEYS, PLACE, given
+from evenflow.errors import ConfigError, IoError
 
 
 def read(path: str) -> dict[str, Any]:
@@ -28,45 +25,16 @@ def read(path: str) -> dict[str, Any]:
         raise IoError(f"[config] {path} can't be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"[config] {path} is no TOML file: {error}") from None
-    parser, words = _Parser(path), list(_words(path, table))
-    add_options(parser, KEYS.values())
+    values = {}
     try:
-        return given(parser.parse_args(words))
+        for key, value in table.items():
+            name = key.replace("-", "_")
+            if name not in KEYS:
+                raise ConfigError(f"[config] there is no option {key}{hint(key, KEYS)}")
+            values[name] = KEYS[name].checked(value)
+        return given(values)
     except ConfigError as error:
-        raise ConfigError(f"[config] {path}: {str(error).removeprefix('[train] --')}") from None
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, path: str):
-        super().__init__(add_help=False, allow_abbrev=False)
-        self.path = path
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(re.sub(r"^argument --([\w-]+)", lambda found: found[1].replace("-", "_"), message))
-
-
-def _words(path: str, table: dict[str, Any]) -> Iterator[str]:
-    """The settings as words of a command line."""
-    for name, value in table.items():
-        option = KEYS.get(name.replace("-", "_"))
-        if option is None:
-            raise ConfigError(f"[config] {path}: there is no option {name}{hint(name, KEYS)}")
-        if option.kind is bool and isinstance(value, bool):
-            yield option.flag if value else option.flag.replace("--", "--no-", 1)
-        elif option.kind is bool:
-            raise ConfigError(f"[config] {path}: {name} is true or false, not {value!r}")
-        elif option.many or option.parts:
-            for row in value if option.parts and isinstance(value, list) else [value]:
-                yield from (option.flag, *map(_word, row if isinstance(row, list) else [row]))
-        else:
-            yield f"{option.flag}={_word(value)}"
-
-
-def _word(value: Any) -> str:
-    try:
-        return value if isinstance(value, str) else json.dumps(value, default=str)
-    except ValueError:  # of a whole number with thousands of digits
-        return "a number that is too long"
+        raise ConfigError(f"[config] {path}: {str(error).partition('] ')[2]}") from None
 
 
 def text(values: dict[str, Any], comments: list[str]) -> str:
@@ -80,7 +48,5 @@ def text(values: dict[str, Any], comments: list[str]) -> str:
 
 
 def _literal(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_literal, value)) + "]"
-    # JSON's texts, numbers and truth values are TOML's, but for one character.
+    # JSON's texts, numbers, lists and truth values are TOML's, but for one character.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

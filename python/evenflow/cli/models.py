@@ -10,29 +10,31 @@ from typing import Any
 import numpy as np
 
 from evenflow import _core
-from evenflow.cli.common import (command, given_arguments, given_context, given_label, model_and_data, model_argument,
-                                 quality, report, table_arguments)
+from evenflow._border.batch import Batch
+from evenflow.cli.common import (MODEL, MODEL_AND_DATA, SEED, TABLE, argument, conditions_arguments, given_context,
+                                 given_label, model_command, quality, report)
 from evenflow.data import Dataset
 from evenflow.data.table import Columns
+from evenflow.density import column_names, core_of
 from evenflow.errors import ConfigError
-from evenflow.runs.export import write_samples
-from evenflow._border.files import Weighted
 from evenflow.flow import Flow
 from evenflow.latent import enlarged
-from evenflow.runs import Plan, evaluate, held_out, open_model, tested
-from evenflow.score import log_probs, score_rows
+from evenflow.runs import Plan, evaluate, held_out, tested
+from evenflow.runs.export import write_samples
 from evenflow.runs.stream import read_rows
+from evenflow.score import log_probs, score_rows
+
+BFLOAT16 = {"amx": ("matrices", "multiplied as small matrices by this machine's instructions"),
+            "avx512_bf16": ("pairs", "multiplied in pairs by this machine's instructions")}
 
 
-def evaluate_command(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
+def evaluate_command(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
     result = evaluate(flow, _part(args, flow, plan, args.weight))
     report(args, result, f"{quality(result)} on {result['n']} samples")
     return 0
 
 
-def score(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
+def score(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
     reference, weights = None, None
     if args.data is None and args.reference == "":
         raise ConfigError("[score] name DATA to score: the run's own are the --reference")
@@ -47,21 +49,20 @@ def score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scored(flow: Flow, rows: Iterable[Weighted], seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _scored(flow: Flow, rows: Iterable[Batch], seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     """log_prob of all rows, and what they count for."""
     weights: list[np.ndarray] = []
 
-    def noted() -> Iterator[Weighted]:
-        for x, given, weight in rows:
-            weights.extend(() if weight is None else (weight,))
-            yield x, given, weight
+    def noted() -> Iterator[Batch]:
+        for batch in rows:
+            weights.extend(() if batch.weight is None else (batch.weight,))
+            yield batch
 
     scores = np.concatenate(list(log_probs(flow, noted(), seed)))
     return scores, np.concatenate(weights) if weights else None
 
 
-def sample(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
+def sample(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
     label, context = given_label(args, flow, plan), given_context(args, flow, plan, needed=True)
     if args.enlarge != 1:
         flow = enlarged(flow, args.enlarge, device=args.device, threads=args.threads)
@@ -72,24 +73,18 @@ def sample(args: argparse.Namespace) -> int:
     return 0
 
 
-def info(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
+def info(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+    levels, names = [list(shape) for _, shape in core_of(flow).levels()], column_names(flow)
     result: dict[str, Any] = {"config": flow.config, "parameters": flow.num_params, "dims": flow.dims,
-                              "initialized": flow.initialized,
-                              "levels": [list(shape) for _, shape in flow._core.levels()],
-                              "instruction_set": _core.isa(), "matmul_precision": _core.matmul_precision()}
-    result["columns"] = flow._names
-    lines = [repr(flow), *(f"{'columns' if what == 'x' else what}: {', '.join(names)}" for what, names in
-                           flow._names.items()),
-             "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
-             f"instruction set: {_core.isa()}"]
+                              "initialized": flow.initialized, "levels": levels, "instruction_set": _core.isa(),
+                              "matmul_precision": _core.matmul_precision(), "columns": names}
+    lines = [repr(flow), *(f"{'columns' if what == 'x' else what}: {', '.join(own)}" for what, own in names.items()),
+             "latent levels: " + ", ".join(str(tuple(shape)) for shape in levels), f"instruction set: {_core.isa()}"]
     if flow.device != "cpu":
         lines.append(f"matmul precision: {_core.matmul_precision()}")
     if flow.config.get("conditioner_dtype") == "bfloat16":
-        result["bfloat16"], text = {
-            "amx": ("matrices", "multiplied as small matrices by this machine's instructions"),
-            "avx512_bf16": ("pairs", "multiplied in pairs by this machine's instructions")}.get(
-                _core.isa(), ("widened", "widened to float32 on this machine, at float32's speed"))
+        result["bfloat16"], text = BFLOAT16.get(
+            _core.isa(), ("widened", "widened to float32 on this machine, at float32's speed"))
         lines.append(f"bfloat16 nets: {text}")
     if plan is not None:
         result["run"] = dataclasses.asdict(plan)
@@ -101,8 +96,7 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
-def verify(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
+def verify(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
     data = tested(flow, _part(args, flow, plan))
     found = flow.verify(data.x, seed=args.seed, **data.conditions)
     report(args, {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found))
@@ -114,50 +108,30 @@ def _part(args: argparse.Namespace, flow: Flow, plan: Plan | None, weight: str |
     return held_out(flow, plan, args.data, args.size, chosen=chosen)
 
 
-def _table_arguments(sub: argparse.ArgumentParser) -> None:
-    table_arguments(sub)
-    sub.add_argument("--label", metavar="NAME", help="CSV, Parquet: column of classes, no number for the model")
-
-
-def _add_score(commands: Any) -> None:
-    sub = command(commands, "score", score,
-                  "Log-likelihood of every row, to a file. Large files are read piece by piece.",
-                  "evenflow score runs/digits images.npy --reference --out scores.csv")
-    model_and_data(sub)
-    table_arguments(sub)
-    sub.add_argument("--reference", nargs="?", const="", metavar="DATA",
-                     help="also p-values against these rows; without DATA: the test part of the run's own")
-    sub.add_argument("--seed", type=int, default=0, help="of the noise that images get")
-    sub.add_argument("--out", default="scores.csv", metavar="FILE", help=".csv or .npy (scores.csv)")
-
-
 def add_commands(commands: Any) -> None:
-    sub = command(commands, "eval", evaluate_command, "Mean negative log-likelihood of held-out data.",
-                  "evenflow eval runs/digits --json")
-    model_and_data(sub)
-    _table_arguments(sub)
-    sub.add_argument("--weight", metavar="NAME",
-                     help="CSV, Parquet: column of what rows count for in the mean; default: the run's, where it is")
-    _add_score(commands)
-    sub = command(commands, "sample", sample, "Draw samples.",
-                  "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
-    model_argument(sub)
-    sub.add_argument("--n", type=int, default=100, help="number of samples (100)")
-    sub.add_argument("--temperature", type=float, default=1.0, help="factor on the latent draw (1.0)")
-    sub.add_argument("--seed", type=int, default=0)
-    given_arguments(sub, "default: all in turn", "N samples of each row")
-    sub.add_argument("--enlarge", type=int, default=1, metavar="K",
-                     help="glow, realnvp: images K times as high and wide as those it was trained on")
-    sub.add_argument("--out", metavar="FILE",
-                     help="a picture (.png), an array (.npy), a table (.csv), or a new folder for single "
-                          "pictures; default: samples.png, for a table samples.csv or, without names of columns, "
-                          "samples.npy")
-    sub = command(commands, "info", info, "What a model is.", "evenflow info runs/digits --tensors")
-    model_argument(sub)
-    sub.add_argument("--tensors", action="store_true", help="list all tensors")
-    sub = command(commands, "verify", verify,
-                  "Test a model: inverse, log-determinant, gradients. Exit code 1: failed.",
-                  "evenflow verify runs/digits")
-    model_and_data(sub)
-    _table_arguments(sub)
-    sub.add_argument("--seed", type=int, default=0)
+    """Declares them."""
+    label = argument("--label", "CSV, Parquet: column of classes, no number for the model", metavar="NAME")
+    model_command(commands, "eval", evaluate_command, "Mean log-likelihood of held-out data, bits/dim of images.",
+                  "evenflow eval runs/digits --json", *MODEL_AND_DATA, *TABLE, label,
+                  argument("--weight", "CSV, Parquet: column of what rows count for in the mean; default: the run's, "
+                           "where it is", metavar="NAME"))
+    model_command(commands, "score", score,
+                  "Log-likelihood of every row, to a file. Large files are read piece by piece.",
+                  "evenflow score runs/digits images.npy --reference --out scores.csv", *MODEL_AND_DATA, *TABLE, SEED,
+                  argument("--reference", "also p-values against these rows; without DATA: the test part of the run's "
+                           "own", nargs="?", const="", metavar="DATA"),
+                  argument("--out", ".csv or .npy", default="scores.csv"))
+    model_command(commands, "sample", sample, "Draw samples.",
+                  "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png", MODEL, SEED,
+                  argument("--n", "number of samples", type=int, default=100),
+                  argument("--temperature", "factor on the latent draw", type=float, default=1.0),
+                  *conditions_arguments("default: all in turn", "N samples of each row"),
+                  argument("--enlarge", "glow, realnvp: images K times as high and wide as those it was trained on",
+                           type=int, default=1, metavar="K"),
+                  argument("--out", "a picture (.png), an array (.npy), a table (.csv), or a new folder for single "
+                           "pictures; default: samples.png, for a table samples.csv or, without names of columns, "
+                           "samples.npy"))
+    model_command(commands, "info", info, "What a model is.", "evenflow info runs/digits --tensors", MODEL,
+                  argument("--tensors", "list all tensors", action="store_true"))
+    model_command(commands, "verify", verify, "Test a model: inverse, log-determinant, gradients. Exit code 1: failed.",
+                  "evenflow verify runs/digits", *MODEL_AND_DATA, *TABLE, label, SEED)

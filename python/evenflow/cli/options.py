@@ -1,23 +1,26 @@
 """The options of `evenflow train`, which are also the keys of its config files: --batch-size is batch_size there.
 
-Names, kinds and choices come from where the settings are declared; what stands here are words for them.
+Names, kinds, choices, defaults and lines of help come from where the settings are declared.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from evenflow.data.augment import Augment
-from evenflow.errors import ConfigError
-from evenflow.runs.logs import Outputs
+from evenflow.errors import ConfigError, wrong
 from evenflow.models import DECLARED, MODELS, Setting
 from evenflow.optim import OPTIMIZERS
-from evenflow.training.presets import PRESETS
+from evenflow.runs import Source
+from evenflow.runs.logs import Outputs
+from evenflow.training.presets import MODELS as USUAL
+from evenflow.training.presets import PRESETS, TRAINING
 from evenflow.training.settings import Settings
 
 
@@ -39,98 +42,102 @@ class Option:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
+    def declare(self, parser: Any) -> None:
+        """To argparse; an option that is not given stays None."""
+        kinds: dict[str, Any] = {"type": self.kind, "nargs": "+" if self.many else None, "choices": self.choices}
+        if self.parts:
+            kinds = {"nargs": len(self.parts), "action": "append", "metavar": self.parts}
+        elif self.kind is bool:
+            kinds = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(self.flag, help=self.text, **kinds)
 
+    def checked(self, value: Any) -> Any:
+        """A value of a config file as the command line would have it. ConfigError."""
+        rows = value if isinstance(value, list) and (self.many or self.parts) else [value]
+        if self.parts:
+            return [[str(one) for one in row] for row in (rows if rows and isinstance(rows[0], list) else [rows])]
+        for one in rows:
+            fits = isinstance(one, {float: (int, float), str: (str, int, float)}.get(self.kind, self.kind))
+            if not fits or isinstance(one, bool) != (self.kind is bool) or self.choices and one not in self.choices:
+                wanted = f"one of {', '.join(self.choices)}" if self.choices else KINDS[self.kind]
+                raise wrong(ConfigError, "config", self.name, f"expected {self.name} to be {wanted}, got {one!r}")
+        found = [self.kind(one) for one in rows]
+        return found if self.many else found[0]
+
+
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 ELSEWHERE = ("shape", "classes", "context", "bounds", "seed")
 """Settings of models that follow from the data, or are options of other groups."""
 
 
-def _model_option(name: str) -> Option:
-    """The option for all settings of a name, which may differ between models, and between images and tables."""
-    kinds = {"int": int, "ints": int, "float": float, "bool": bool, "str": str, "mask": str}
-    settings = [s for declared in DECLARED.values() for s in declared if s.name == name]
-    texts: dict[str, list[Setting]] = {}
-    for setting in settings:
-        choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
-        texts.setdefault(setting.help + choices, []).append(setting)
-    return Option("depth" if name == "steps" else name, "; ".join(_owners(same) + text for text, same in texts.items()),
-                  kinds[settings[0].type], many=any(setting.type == "ints" for setting in settings))
-
-
-def _owners(settings: list[Setting]) -> str:
-    """"glow, nice (tables): "; nothing if all models have the setting."""
-    def label(model: str) -> str:
-        kinds = [setting.kind for setting in settings if setting.model == model]
-        known = [kind for other, kind in DECLARED if other == model]
-        return model.lower() if kinds == known else f"{model.lower()} ({kinds[0]}s)"
-
-    models = dict.fromkeys(setting.model for setting in settings)
-    return "" if len(settings) == len(DECLARED) else ", ".join(map(label, models)) + ": "
-
-
-def _fields(owner: type, **texts: str) -> tuple[Option, ...]:
-    """Options for fields of a dataclass."""
+def _fields(owner: type, **usual: str) -> Iterator[Option]:
+    """Options for the fields of a dataclass that have a line of help and are numbers, words or lists of words."""
     hints = typing.get_type_hints(owner)
-    kinds = {name: [kind for kind in (bool, int, float, str) if kind in (hint, *typing.get_args(hint))]
-             for name, hint in hints.items()}
-    return tuple(Option(name, text, kinds[name][0]) for name, text in texts.items())
+    for f in dataclasses.fields(owner):
+        kinds = [kind for hint in (hints[f.name], *typing.get_args(hints[f.name]))
+                 for kind in (bool, int, float, str) if hint in (kind, list[kind])]  # type: ignore[valid-type]
+        if "help" in f.metadata and kinds and f.name not in ("seed", "optimizer_options"):
+            choices = ", ".join(one for one in f.metadata.get("choices", ()) if one != "auto")
+            default = usual.get(f.name, "" if f.default in (None, False, "auto") else f"{f.default}")
+            text = ": ".join(filter(None, (f.metadata["help"], choices))) + (f" ({default})" if default else "")
+            yield Option(f.name, text, kinds[0], many="list" in str(hints[f.name]))
 
 
-def _optimizer_options() -> Iterable[Option]:
+def _by_owner(values: dict[str, Any], count: int = 0) -> str:
+    """What is the default of whom: "3" where all `count` have that one, or "glow 3, realnvp 2"."""
+    shown = {owner: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+             for owner, value in values.items()}
+    same = len(set(shown.values())) == 1 and len(shown) >= count
+    return next(iter(shown.values())) if same else ", ".join(map(" ".join, shown.items()))
+
+
+def _model_options() -> Iterator[Option]:
+    """An option for all settings of a name, which may differ between models, and between images and tables."""
+    kinds = {"int": int, "ints": int, "float": float, "bool": bool}
+    named: dict[str, list[Setting]] = {}
+    for settings in DECLARED.values():
+        for setting in settings:
+            named.setdefault(setting.name, []).append(setting)
+    for name, found in named.items():
+        texts: dict[str, list[str]] = {}
+        for setting in found:
+            text = setting.help + (f": {', '.join(setting.choices)}" if setting.choices else "")
+            texts.setdefault(text, []).append(setting.model.lower())
+        default = _by_owner({s.model.lower(): USUAL.get((s.model.lower(), s.kind), {}).get(name, s.default)
+                             for s in found})
+        all_have = len(found) == len(DECLARED)
+        text = "; ".join(("" if all_have else f"{', '.join(dict.fromkeys(of))}: ") + text for text, of in texts.items())
+        if name not in ELSEWHERE:
+            yield Option("depth" if name == "steps" else name, f"{text} ({default})", kinds.get(found[0].type, str),
+                         many=any(setting.type == "ints" for setting in found))
+
+
+def _optimizer_options() -> Iterator[Option]:
     """Further arguments of the optimisers, and which of them have them."""
-    texts = {"decay": "of the mean square", "weight_decay": "added to the gradient, times the value, where the model "
-             "says so", "shrink": "factor on all values at every step"}
     owners: dict[str, list[str]] = {}
     for optimizer, make in OPTIMIZERS.items():
         for name in list(inspect.signature(make).parameters)[1:]:
             owners.setdefault(name, []).append(optimizer)
-    for name, of in owners.items():
-        if name != "lr":
-            where = "" if len(of) == len(OPTIMIZERS) else ", ".join(of)
-            yield Option(name, ": ".join(filter(None, (where, texts.get(name)))), float)
+    return (Option(name, ", ".join(of), float) for name, of in owners.items() if name != "lr")
 
 
-MODEL = tuple(map(_model_option, dict.fromkeys(
-    setting.name for settings in DECLARED.values() for setting in settings if setting.name not in ELSEWHERE)))
+MODEL = tuple(_model_options())
 """Arguments of a model; depth is Glow's `steps`, since steps is the training's."""
-TRAINING = _fields(
-    Settings, batch_size="samples a step", optimizer=", ".join(OPTIMIZERS), lr="learning rate",
-    warmup="steps of linear warm-up", schedule="after it: constant, cosine or plateau",
-    lr_decay="factor a step, with a constant schedule", lr_floor="smallest rate",
-    lr_patience="epochs without improvement until plateau halves the rate",
-    clip="largest gradient norm; 0: off", accumulate="pieces that a batch is worked through in",
-    average="decay of the moving average; 0: off", patience="epochs without improvement until it stops",
-    on_nonfinite="after a failed step: raise, skip or rollback",
-    init_batch="samples for the data-dependent initialisation",
-    activation_budget="bytes of activations that are kept; 0: all are rebuilt")
-OPTIMIZER = tuple(_optimizer_options())
-AUGMENT = _fields(
-    Augment, flip="half of the training images are mirrored left to right",
-    shift="largest shift, as a fraction of height and width", rotation="largest angle, degrees",
-    zoom="largest change of size, as a fraction", shear="largest shear angle, radians")
-OUTPUT = _fields(
-    Outputs, temperature="of the samples in pictures",
-    sample_every="pictures of samples and learning curve every N epochs, not at the end only",
-    log_every="a line in the log every N steps; 0: for epochs only",
-    save_every="seconds between checkpoints; 0: one after every step")
+TRAINED = tuple(_fields(Settings, **{
+    name: _by_owner({f"{kind}s": usual[name] for kind, usual in TRAINING.items() if name in usual}, len(TRAINING))
+    for name in {name: None for usual in TRAINING.values() for name in usual}}))
+OPTIMIZER, AUGMENT, OUTPUT = tuple(_optimizer_options()), tuple(_fields(Augment)), tuple(_fields(Outputs))
+SOURCE = tuple(_fields(Source))
 GROUPS: dict[str, tuple[Option, ...]] = {
-    "data": (Option("columns", "tables: columns to use, in this order", many=True),
-             Option("label", "tables: column of classes"),
-             Option("context", "tables: columns that the density of the others is given", many=True),
-             Option("weight", "tables: column of what rows count for"),
-             Option("bounds", "tables: what the values of a column lie strictly between, none for an open end; given "
-                    "again for another column", parts=("NAME", "LOW", "HIGH")),
-             Option("size", "folder of images: resize to SIZE x SIZE", int),
-             Option("background", "folder of images: colour behind transparent pixels; default: white"),
-             Option("crop", "folder of images: a square of CROP x CROP out of the middle, before", int),
-             Option("pad", "images: in the middle of a black square of PAD x PAD", int),
-             Option("valid", "fraction for validation, 0 for none, and for testing where the data have no test part",
-                    float), *AUGMENT),
+    "data": (*SOURCE, Option(
+        "bounds", "tables: what the values of a column lie strictly between, none for an open end; given again for "
+        "another column", parts=("NAME", "LOW", "HIGH")), *AUGMENT),
     "model": (Option("preset", "a paper's settings: " + ", ".join(PRESETS)),
               Option("model", "default: glow for images, couplingflow for tables",
                      choices=tuple(map(str.lower, MODELS))),
               Option("conditional", "glow: density given the label", bool), *MODEL),
     "training": (Option("epochs", "passes over the data, in total", int), Option("steps", "updates, in total", int),
-                 Option("seed", "of the split, the model, the order and the noise", int), *TRAINING, *OPTIMIZER),
+                 Option("seed", "of the split, the model, the order and the noise (0)", int), *TRAINED, *OPTIMIZER),
     "output": OUTPUT}
 PLACE = (Option("data", "DATA"), Option("device", "where to compute: cpu or cuda"),
          Option("threads", "0: all cores", int),
@@ -140,42 +147,27 @@ PLACE = (Option("data", "DATA"), Option("device", "where to compute: cpu or cuda
 KEYS = {option.name: option for options in (PLACE, *GROUPS.values()) for option in options}
 
 
-def add_options(parser: Any, options: Iterable[Option]) -> None:
-    """Declares options; one that is not given stays None."""
-    for option in options:
-        if option.parts:
-            parser.add_argument(option.flag, nargs=len(option.parts), action="append", metavar=option.parts,
-                                help=option.text)
-        elif option.kind is bool:
-            parser.add_argument(option.flag, action=argparse.BooleanOptionalAction, help=option.text)
-        else:
-            parser.add_argument(option.flag, type=option.kind, nargs="+" if option.many else None,
-                                choices=option.choices, help=option.text)
-
-
-def given(args: argparse.Namespace) -> dict[str, Any]:
-    """What was said, by key."""
-    values = {name: value for name in KEYS if (value := getattr(args, name)) is not None}
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """What was said, by key; [name, low, high] of columns with an end, in the order of names."""
+    values = {name: value for name in KEYS if (value := values.get(name)) is not None}
     if "bounds" in values:
-        values["bounds"] = _named_bounds(values["bounds"])
+        ends: dict[str, list[Any]] = {}
+        for name, *pair in values["bounds"]:
+            if name in ends:
+                raise wrong(ConfigError, "train", "bounds", f"bounds {name} was given twice")
+            ends[name] = [_end(name, end) for end in pair]
+        values["bounds"] = [[name, *pair] for name, pair in sorted(ends.items()) if pair != ["none", "none"]]
     return values
 
 
-def _named_bounds(values: list[list[str]]) -> list[list[Any]]:
-    """[name, low, high] of columns with an end, in the order of names: ends are floats or "none". ConfigError."""
-    def end(name: str, value: str) -> Any:
-        try:
-            return value if value == "none" else float(value)
-        except ValueError:
-            raise ConfigError(f"[train] --bounds {name}: an end is a number or none, not {value!r}") from None
-
-    found = sorted(([name, end(name, low), end(name, high)] for name, low, high in values), key=lambda v: str(v[0]))
-    for (name, *_), (later, *_) in zip(found, found[1:]):
-        if name == later:
-            raise ConfigError(f"[train] --bounds {name} was given twice")
-    return [one for one in found if one[1:] != ["none", "none"]]
+def _end(name: str, value: str) -> Any:
+    try:
+        return value if value == "none" else float(value)
+    except ValueError:
+        raise wrong(ConfigError, "train", "bounds",
+                    f"bounds {name}: an end is a number or none, not {value!r}") from None
 
 
-def pick(values: dict[str, Any], options: tuple[Option, ...]) -> dict[str, Any]:
+def pick(values: dict[str, Any], options: Iterable[Option]) -> dict[str, Any]:
     """Those of the values that are of some options."""
     return {option.name: values[option.name] for option in options if option.name in values}

@@ -14,25 +14,22 @@ import numpy as np
 
 from evenflow import _core, models
 from evenflow._border import arrays
-from evenflow.data import check
-from evenflow.training import presets
 from evenflow._border.bounds import by_column, require_inside
-from evenflow.cli import config, options
-from evenflow.cli.common import command, quality, report
-from evenflow.training.progress import Progress
 from evenflow._border.console import tell
-from evenflow.data import Dataset, is_pictures
-from evenflow.data.table import is_header
-from evenflow.data.rows import data_mark
+from evenflow._border.rows import stays_outside
+from evenflow.cli import config, options
+from evenflow.cli.common import argument, command, quality, report
+from evenflow.data import Dataset, check, is_pictures
 from evenflow.density import Density, bounds_of
+from evenflow.distributed.ranks import Ranks, launched, threads_a_rank
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
+from evenflow.runs import Plan, Run, Source, inside
 from evenflow.runs.logs import Outputs
-from evenflow.distributed.ranks import Ranks, launched, threads_a_rank
-from evenflow._border.rows import stays_outside
-from evenflow.runs import Plan, Run, Source, inside, part_for
-from evenflow.training.settings import Settings
+from evenflow.training import presets
 from evenflow.training.loop import Trainer
+from evenflow.training.progress import Progress
+from evenflow.training.settings import Settings
 
 MODELS: dict[str, Callable[..., Flow]] = {name.lower(): model for name, model in models.MODELS.items()}
 JUDGED_STEPS = 100
@@ -40,17 +37,27 @@ JUDGED_STEPS = 100
 DIVERGED = 0.3
 """Nats a dimension that a training may end above the baseline: where there is nothing to learn, as in noise, the
 prior's shape alone costs up to 0.2."""
+ANEW = ("epochs", "steps", "device", "threads", "matmul_precision", "preset")
+"""Options of `train --resume` that are not compared with the run's: those that may change, and the preset, which
+the run no longer knows."""
 
 
 # Commands
 
 def train(args: argparse.Namespace) -> int:
-    values = options.given(args)
+    values = options.given(vars(args))
     with launched() as ranks:
         if args.config is not None:
             values = {**ranks.try_on_all(lambda: config.read(args.config)), **values}
             _core.set_matmul_precision(values.get("matmul_precision", "highest"))
-        return _train(args, values, ranks)
+        if "data" not in values:
+            raise ConfigError("[train] there are no data to train on: name DATA, or data in the file of --config")
+        stem = os.path.basename(os.path.normpath(values["data"]))
+        run = Run(os.path.join("runs", stem.split(".")[0] or stem) if args.out is None else args.out)
+        if args.resume and run.exists:
+            _require_same(run, values)
+            return _continue(run, args, values, ranks)
+        return _begin(run, args, values, ranks)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -59,16 +66,9 @@ def resume(args: argparse.Namespace) -> int:
         return _continue(Run(args.path), args, values, ranks)
 
 
-def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
-    if "data" not in values:
-        raise ConfigError("[train] there are no data to train on: name DATA, or data in the file of --config")
-    run = Run(os.path.join("runs", _stem(values["data"])) if args.out is None else args.out)
-    if args.resume and run.exists:
-        _require_same(run, values)
-        return _continue(run, args, values, ranks)
-    source = Source(values["data"], **{k: values[k] for k in ("columns", "label", "context", "weight", "size", "crop",
-                                                              "background", "pad", "valid", "seed") if k in values},
-                    named=not os.path.exists(values["data"]))
+def _begin(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
+    own = {key: values[key] for key in ("seed", *(option.name for option in options.SOURCE)) if key in values}
+    source = Source(values["data"], **own, named=not os.path.exists(values["data"]))
     if is_pictures(source.path) and (inside(run.folder, source.path) or inside(run.sample_folder, source.path)):
         raise ConfigError(f"[train] --out {run.folder} is in the folder of pictures to train on; choose another one")
     loaded = source.read()
@@ -80,21 +80,42 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
         raise ConfigError("[train] --sample-every draws images, and these data are a table")
     flow = _make_model(values, name, model, whole, values.get("threads") or threads_a_rank(ranks))
     settings, epochs = presets.resolved(_settings(values, training), training, len(part.train), values.get("epochs"),
-                                        steps := values.get("steps"), part.test is not None)
-    named = source.path.lower().endswith(".parquet") or is_header(whole.columns)
-    flow._names = {what: list(names) for what, names in (("x", whole.columns), ("context", whole.context))
-                   if named and names}
-    plan = Plan(source, flow.config, settings.saved(), epochs, steps, whole.classes if flow.classes else [],
-                *((whole.columns, whole.context) if named else ([], [])), outputs)
+                                        values.get("steps"), part.test is not None)
+    plan = Plan(source, flow.config, {**settings.saved(), "save_every": settings.save_every}, outputs, epochs,
+                values.get("steps"), whole.classes if flow.classes else [])
+    plan = dataclasses.replace(plan, data=plan.mark(whole, part))
     _check_bounds(flow, loaded)
     del loaded  # the memory; its rows are in the parts
     trainer = plan.trainer(flow, part, ranks)
-    plan = dataclasses.replace(plan, data=trainer.data_mark,
-                               test=data_mark(flow.dtype, part_for(flow, whole, "test")))
     with run.alone(ranks):
         run.start(plan, trainer, _config_file(plan, values, args.command), args.command, args.force)
-        _warn(trainer, whole.columns)
+        for text in [] if flow.is_image else ranks.lead(lambda: check.found(
+                trainer.data, flow.dtype, whole.columns, trainer.seed, bounds_of(flow), trainer.standardises)):
+            if ranks.rank == 0:
+                tell(f"evenflow: warning: [train] {text}")
         return _fit(run, trainer, plan, whole, args)
+
+
+def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
+    """Goes on with a run; only how long may change."""
+    plan = before = run.plan()
+    if "epochs" in values or "steps" in values:
+        plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
+    with run.alone(ranks):
+        trainer, whole = run.resume(plan, values.get("device", "cpu"), values.get("threads") or threads_a_rank(ranks),
+                                    ranks, anew=plan != before)
+        return _fit(run, trainer, plan, whole, args)
+
+
+def _require_same(run: Run, values: dict[str, Any]) -> None:
+    """ConfigError if a setting that was given is not the run's: it would go on without it."""
+    has = config.read(run.config)
+    for name, value in values.items():
+        own = has.get(name)
+        if name not in ANEW and value != own and (value or own is not None):
+            option = name if name == "data" else options.KEYS[name].flag
+            raise ConfigError(f"[train] the run in {run.folder} has {option} {own} instead of {value}; --resume goes "
+                              "on with the settings of the run")
 
 
 # From settings to a training
@@ -109,35 +130,36 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
         if len(given.get("hidden", "1")) != 1:
             raise ConfigError(f"[train] glow takes one number for --hidden, got {given['hidden']}")
         given.update({"hidden": given["hidden"][0]} if "hidden" in given else {})
-    unknown = [key for key in given if key not in known] + ["conditional"] * (
-        bool(values.get("conditional")) and "classes" not in known)
+    labelled, table = bool(values.get("conditional")), whole.kind == "table"
+    unknown = [key for key in given if key not in known]
     if unknown:
         raise ConfigError(f"[train] {name} has no option --{unknown[0].replace('_', '-')}")
-    if values.get("conditional"):
+    if labelled and "classes" not in known:
+        raise ConfigError(f"[train] {name} has no option --conditional; name columns that its density is given with "
+                          "--context, such as a column of classes that are numbers")
+    if labelled:
         if not whole.classes or (whole.test is not None and whole.test_labels is None):
             lack = "the test part has" if whole.classes else "the data have"
             raise ConfigError(f"[train] --conditional needs labels, and {lack} none: {values['data']}")
         given["classes"] = len(whole.classes)
     if whole.train_context is not None:
         given["context"] = whole.train_context.shape[1]
-        wrong = name if "context" not in known else "--conditional" if "classes" in given else ""
-        if wrong:
+        if "context" not in known or labelled:
             other = "leave out --context" if "context" in values else "train on data without the array context"
-            raise ConfigError(f"[train] {wrong} takes no context, and the data have one; take another model, "
-                              f"or {other}")
+            raise ConfigError(f"[train] {'--conditional' if labelled else name} takes no context, and the data have "
+                              f"one; take another model, or {other}")
     if "bounds" in values:
-        if whole.kind == "image":
+        if not table:
             raise ConfigError(f"[train] --bounds are of a table, and the data are images: {values['data']}")
         ends = {column: tuple(None if end == "none" else end for end in pair) for column, *pair in values["bounds"]}
-        given["bounds"] = by_column("train", ends, _column_names(whole.columns, whole.shape[0]), whole.shape[0])
-    shape = whole.shape if whole.kind == "image" else whole.shape[0]
-    return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
-                        device=values.get("device", "cpu"), threads=threads)
+        given["bounds"] = by_column("train", ends, _column_names(whole), whole.shape[0])
+    return MODELS[name](whole.shape[0] if table else whole.shape, **{**settings, **given},
+                        seed=values.get("seed", 0), device=values.get("device", "cpu"), threads=threads)
 
 
-def _column_names(names: list[str], count: int) -> list[str]:
+def _column_names(data: Dataset) -> list[str]:
     """Of a table without, the numbers of its columns."""
-    return names or [str(c) for c in range(count)]
+    return data.columns or [str(c) for c in range(data.shape[0])]
 
 
 def _check_bounds(flow: Flow, loaded: Dataset) -> None:
@@ -145,22 +167,21 @@ def _check_bounds(flow: Flow, loaded: Dataset) -> None:
     those that are only tested on, before hours of training.
     """
     for where, x in (("train", loaded.train), ("train, test", loaded.test)):
-        if flow._bounds is not None and isinstance(x, np.ndarray) and not stays_outside(x):
+        if bounds_of(flow) is not None and isinstance(x, np.ndarray) and not stays_outside(x):
             taken = arrays.to_floats(where, x, flow.dtype)
-            require_inside(where, flow._bounds, taken, names=_column_names(loaded.columns, flow.dims))
+            require_inside(where, bounds_of(flow), taken, names=_column_names(loaded))
 
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
     """Those that were given, over those of a preset; "auto" stays."""
     usual = {f.name: training[f.name] for f in dataclasses.fields(Settings)
              if f.name in training and f.default != "auto"}
-    settings = {**usual, **options.pick(values, options.TRAINING), "seed": values.get("seed", 0)}
+    settings = {**usual, **options.pick(values, options.TRAINED), "seed": values.get("seed", 0)}
     # Another optimiser has other arguments: a preset's are for its own.
     own = usual.get("optimizer_options", {}) if values.get("optimizer") in (None, training["optimizer"]) else {}
-    for key, base, group in (("optimizer_options", own, options.OPTIMIZER),
-                             ("augment", usual.get("augment") or {}, options.AUGMENT)):
-        settings[key] = {**base, **options.pick(values, group)}
-    return Settings(**{**settings, "augment": settings["augment"] or None})
+    settings["optimizer_options"] = {**own, **options.pick(values, options.OPTIMIZER)}
+    augment = {**(usual.get("augment") or {}), **options.pick(values, options.AUGMENT)}
+    return Settings(**{**settings, "augment": augment or None})
 
 
 def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
@@ -173,95 +194,60 @@ def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
                 "device": values.get("device", "cpu"), "threads": values.get("threads", 0),
                 "matmul_precision": _core.matmul_precision()}
     comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
-                f"evenflow {_core.version}, command: {command_line}", f"data: {plan.data}"]
-    if "preset" in values:
-        comments.append(f"preset: {values['preset']}")
+                f"evenflow {_core.version}, command: {command_line}", f"data: {plan.data}",
+                *([f"preset: {values['preset']}"] if "preset" in values else [])]
     return config.text(resolved, comments)
 
 
 # The training
 
-ANEW = ("epochs", "steps", "device", "threads", "matmul_precision", "preset")
-"""Options of `train --resume` that are not compared with the run's: those that may change, and the preset, which
-the run no longer knows."""
-
-
-def _require_same(run: Run, values: dict[str, Any]) -> None:
-    """ConfigError if a setting that was given is not the run's: it would go on without it."""
-    has = config.read(run.config)
-    for name, value in values.items():
-        own = has.get(name)
-        if name not in ANEW and value != own and (value or own is not None):
-            option = name if name == "data" else options.KEYS[name].flag
-            raise ConfigError(f"[train] the run in {run.folder} has {option} {own} instead of {value}; --resume goes "
-                              "on with the settings of the run")
-
-
-def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
-    """Goes on with a run; only how long may change."""
-    plan = before = run.plan()
-    if "epochs" in values or "steps" in values:
-        plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
-    with run.alone(ranks):
-        trainer, whole = run.resume(plan, values.get("device", "cpu"), values.get("threads") or threads_a_rank(ranks),
-                                    ranks, anew=plan != before)
-        return _fit(run, trainer, plan, whole, args)
-
-
 def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
-    leads, total = trainer.ranks.rank == 0, _total_steps(trainer, plan)
-    progress = Progress(total, args.quiet or not leads, images=trainer.flow.is_image)
-    progress.say(_what_is_done(run, trainer, plan, whole, total))
+    flow, leads, state = trainer.flow, trainer.ranks.rank == 0, trainer.state.progress
+    endless = plan.epochs is not None and plan.epochs >= presets.UNTIL_STOPPED
+    limits = [plan.steps, None if plan.epochs is None or endless else plan.epochs * trainer.batches]
+    total = min((n for n in limits if n is not None), default=None)
+    progress = Progress(total, args.quiet or not leads, images=flow.is_image)
+    valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
+    begun = f"from step {state.step:,} " if state.step else ""
+    until = f"{begun}until it is stopped" if total is None else f"{begun and begun + 'to '}{total:,} steps"
+    progress.say(f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.path}: "
+                 f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
+                 f"{trainer.batches:,} an epoch; into {run.folder}")
     try:
         result = run.fit(trainer, plan, whole, progress)
     except KeyboardInterrupt:
         progress.close()
         if leads:
-            _tell_how_to_go_on(run, trainer)
+            place = ["--", run.folder] if run.folder.startswith("-") else [run.folder]
+            out = os.path.splitext(run.samples)[0] + (".png" if flow.is_image else ".npy")
+            tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
+                 f"go on with: {shlex.join(['evenflow', 'resume', *place])}")
+            tell("evenflow: samples of the model so far: "
+                 f"{shlex.join(['evenflow', 'sample', f'--out={out}', *place])}")
         return 130
     finally:
-        progress.close(stopped=trainer.state.progress.stopped)
+        state = trainer.state.progress
+        progress.close(stopped=state.stopped)
     if not leads:
         return 0
     lines = [f"held out: {quality(result)} on {result['n']} samples; {_baseline(result)}"]
-    if trainer.state.progress.failures:
-        lines.append(f"{trainer.state.progress.failures} steps failed, see {result['log']}; the learning rate is "
-                     f"{trainer.state.progress.lr_scale:g} of what it was")
-    if trainer.state.progress.stopped:
+    if state.failures:
+        lines.append(f"{state.failures} steps failed, see {result['log']}; the learning rate is "
+                     f"{state.lr_scale:g} of what it was")
+    if state.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
     report(args, result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]))
     for note in result["notes"]:
         tell(f"evenflow: {note}")
-    return _verdict(trainer.flow, result)
-
-
-def _what_is_done(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, total: int | None) -> str:
-    flow = trainer.flow
-    valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
-    until = "until it is stopped" if total is None else f"{max(total - trainer.state.progress.step, 0):,} steps"
-    return (f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.path}: "
-            f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
-            f"{trainer.batches:,} an epoch; into {run.folder}")
-
-
-def _tell_how_to_go_on(run: Run, trainer: Trainer) -> None:
-    place = ["--", run.folder] if run.folder.startswith("-") else [run.folder]
-    tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
-         f"go on with: {shlex.join(['evenflow', 'resume', *place])}")
-    out = os.path.splitext(run.samples)[0] + (".png" if trainer.flow.is_image else ".npy")
-    tell(f"evenflow: samples of the model so far: {shlex.join(['evenflow', 'sample', f'--out={out}', *place])}")
+    return _verdict(flow, result)
 
 
 def _baseline(result: dict[str, Any]) -> str:
-    if "bits_per_dim" in result:
-        return f"uniform noise has {_baseline_bits(result):g}"
     value = result["baseline_nats"]
-    return "a column does not vary" if value is None else f"a Gaussian for each column has {value:.4f}"
-
-
-def _baseline_bits(result: dict[str, Any]) -> float:
-    return float(round(result["baseline_nats"] * result["bits_per_dim"] / result["nll_nats"], 6))
+    if "bits_per_dim" in result:
+        return f"uniform noise has {round(value * result['bits_per_dim'] / result['nll_nats'], 6):g}"
+    return "a column does not vary" if value is None else f"a Gaussian for each column has {-value:.4f}"
 
 
 def _verdict(flow: Density, result: dict[str, Any]) -> int:
@@ -279,48 +265,24 @@ def _verdict(flow: Density, result: dict[str, Any]) -> int:
     return 0
 
 
-def _warn(trainer: Trainer, names: list[str]) -> None:
-    """Tells of what `fit` warns of, with the names of columns where they have some."""
-    texts = [] if trainer.flow.is_image else trainer.ranks.lead(lambda: _peculiar(trainer, names))
-    for text in texts if trainer.ranks.rank == 0 else []:
-        tell(f"evenflow: warning: [train] {text}")
-
-
-def _peculiar(trainer: Trainer, names: list[str]) -> list[str]:
-    return check.found(trainer.data, trainer.flow.dtype, names, trainer.seed, bounds_of(trainer.flow),
-                       trainer.standardises)
-
-
-def _total_steps(trainer: Trainer, plan: Plan) -> int | None:
-    limits = [plan.steps, plan.epochs and plan.epochs * trainer.batches]
-    if plan.epochs is not None and plan.epochs >= presets.UNTIL_STOPPED:
-        limits.pop()
-    return min((n for n in limits if n is not None), default=None)
-
-
-def _stem(path: str) -> str:
-    name = os.path.basename(os.path.normpath(path))
-    return name.split(".")[0] or name
-
-
-# Arguments
-
 def add_commands(commands: Any) -> None:
-    sub = command(commands, "train", train, "Train a model on a data set.", "evenflow train digits --out runs/digits")
-    sub.add_argument("data", nargs="?", metavar="DATA",
-                     help="a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a folder")
-    sub.add_argument("--config", metavar="FILE",
-                     help="TOML file of settings, named like the options (batch_size = 64), which go before it")
-    sub.add_argument("--out", metavar="RUN", help="folder to write (runs/<name of the data>)")
-    sub.add_argument("--force", action="store_true", help="replace a run, or files of its names, that are there")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    sub.add_argument("--quiet", action="store_true", help="no progress")
+    """Declares them."""
+    quiet = argument("--quiet", "no progress", action="store_true")
+    sub = command(commands, "train", train, "Train a model on a data set.", "evenflow train digits --out runs/digits",
+                  argument("data", "a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a "
+                           "folder", nargs="?", metavar="DATA"),
+                  argument("--config", "TOML file of settings, named like the options (batch_size = 64), which go "
+                           "before it", metavar="FILE"),
+                  argument("--out", "folder to write (runs/<name of the data>)", metavar="RUN"),
+                  argument("--force", "replace a run, or files of its names, that are there", action="store_true"),
+                  argument("--resume", "go on with the run in --out, if there is one", action="store_true"), quiet)
     for title, group in options.GROUPS.items():
-        options.add_options(sub.add_argument_group(title), group)
+        section = sub.add_argument_group(title)
+        for option in group:
+            option.declare(section)
+    sub.usage = "evenflow train [DATA] [--option VALUE ...]"
     sub.set_defaults(device=None, threads=None, matmul_precision=None)
-    sub = command(commands, "resume", resume, "Go on with a run, as if it had not stopped.",
-                  "evenflow resume runs/digits --epochs 200")
-    sub.add_argument("path", metavar="RUN", help="folder of the run")
-    sub.add_argument("--epochs", type=int, help="passes over the data, in total")
-    sub.add_argument("--steps", type=int, help="updates, in total")
-    sub.add_argument("--quiet", action="store_true", help="no progress")
+    command(commands, "resume", resume, "Go on with a run, as if it had not stopped.",
+            "evenflow resume runs/digits --epochs 200", argument("path", "folder of the run", metavar="RUN"),
+            argument("--epochs", "passes over the data, in total", type=int),
+            argument("--steps", "updates, in total", type=int), quiet)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from evenflow._border import checks
 from evenflow.errors import ConfigError
+from evenflow.data.dataset import said
 from evenflow.data.rows import scramble
 
 DRAWS = 8
@@ -51,11 +52,11 @@ class Augment:
     (5, 8, 8, 1)
     """
 
-    shift: float = 0.0
-    flip: bool = False
-    rotation: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
+    shift: float = said(0.0, "largest shift, as a fraction of height and width")
+    flip: bool = said(False, "half of the training images are mirrored left to right")
+    rotation: float = said(0.0, "largest angle, degrees")
+    zoom: float = said(0.0, "largest change of size, as a fraction")
+    shear: float = said(0.0, "largest shear angle, radians")
 
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):

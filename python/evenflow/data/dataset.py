@@ -26,6 +26,11 @@ PER_SAMPLE = ("labels", "attributes", "context", "weight")
 """What a data set has beside each part's samples: train_labels, test_labels, ..."""
 
 
+def said(default: Any, help: str) -> Any:
+    """A field of a dataclass that is also an option of the command line, with its line of help."""
+    return field(default=default, metadata={"help": help})
+
+
 class Floats(Rows):
     """Whole numbers as float64."""
 

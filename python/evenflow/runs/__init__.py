@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
 import glob
 import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,24 +26,24 @@ import numpy as np
 from evenflow import _core, data, models
 from evenflow._border import checks
 from evenflow._border.batch import Batch
-from evenflow.data import Dataset
-from evenflow.data.dataset import require_weight
-from evenflow.data.folder import MODES
-from evenflow.data.table import TABLES, Columns
-from evenflow.density import Density, column_names
-from evenflow.errors import ConfigError, IoError
 from evenflow._border.files import lock, replacing, writing
-from evenflow.flow import Flow
-from evenflow.runs.logs import Outputs, Recorder
-from evenflow.models import build
-from evenflow.distributed.ranks import Ranks
+from evenflow._border.weights import mean_one
+from evenflow.data import Dataset
+from evenflow.data.dataset import require_weight, said
+from evenflow.data.folder import MODES
 from evenflow.data.rows import data_mark, drawn_together
+from evenflow.data.table import TABLES, Columns, is_header
+from evenflow.density import Density, column_names, for_flow, name_columns
+from evenflow.distributed.ranks import Ranks
+from evenflow.errors import ConfigError, IoError
+from evenflow.flow import Flow
+from evenflow.models import build
+from evenflow.runs.logs import Outputs, Recorder
 from evenflow.score import log_prob_on_ranks
-from evenflow.training.settings import Settings
 from evenflow.training.loop import Trainer
 from evenflow.training.samples import checked
+from evenflow.training.settings import Settings
 from evenflow.training.state import state_path
-from evenflow._border.weights import mean_one
 
 FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png", "curve.png",
          "samples/epoch_*.png")
@@ -62,16 +60,15 @@ class Source:
     """Where data come from, and what is held out."""
 
     path: str
-    columns: list[str] | None = None
-    label: str | None = None
-    context: list[str] | None = None
-    weight: str | None = None
-    size: int | None = None
-    crop: int | None = None
-    pad: int | None = None
-    background: str | None = None
-    valid: float = 0.1
-    """Fraction of the training data for validation, 0 for none; also for a test part, where the data have none."""
+    columns: list[str] | None = said(None, "tables: columns to use, in this order")
+    label: str | None = said(None, "tables: column of classes")
+    context: list[str] | None = said(None, "tables: columns that the density of the others is given")
+    weight: str | None = said(None, "tables: column of what rows count for")
+    size: int | None = said(None, "folder of images: resize to SIZE x SIZE")
+    background: str | None = said(None, "folder of images: colour behind transparent pixels; default: white")
+    crop: int | None = said(None, "folder of images: a square of CROP x CROP out of the middle, before")
+    pad: int | None = said(None, "images: in the middle of a black square of PAD x PAD")
+    valid: float = said(0.1, "fraction for validation, 0 for none, and for testing where the data have no test part")
     seed: int = 0
     named: bool = False
     """Whether `path` is a name: a folder of that name may come later, the run's own."""
@@ -83,10 +80,8 @@ class Source:
 
     def read(self) -> Dataset:
         """The data as they come, in their own order."""
-        # Earlier runs say "white" of any data.
-        background = None if self.background == "white" and not data.is_pictures(self.path) else self.background
         return data.load(self.path, **vars(self.chosen), size=self.size, crop=self.crop, pad=self.pad,
-                         background=background, named=self.named)
+                         background=self.background, named=self.named)
 
     def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None) of data that were read. ConfigError for a part that counts for nothing,
@@ -111,32 +106,27 @@ class Plan:
     """The config of the flow."""
     training: dict[str, Any]
     """Fields of evenflow.training.settings.Settings."""
-    epochs: int | None
-    steps: int | None
-    classes: list[str]
+    outputs: Outputs
+    epochs: int | None = None
+    steps: int | None = None
+    classes: list[str] = field(default_factory=list)
     """Names of the labels of a class-conditional model."""
-    columns: list[str] = field(default_factory=list)
-    """Names of a table's columns, where the data have them."""
-    context: list[str] = field(default_factory=list)
-    """Names of the columns that its density is given."""
-    outputs: Outputs = field(default_factory=Outputs)
     folder: str = field(default_factory=lambda: _here())
     """In which the run began."""
-    data: str | None = None
-    """`evenflow.data.rows.data_mark` of the training and validation data."""
-    test: str | None = None
-    """The same of the test part."""
+    data: str = ""
+    """`mark` of the data."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps"):
             if getattr(self, name) is not None:
                 checks.whole("train", name, getattr(self, name), low=0)
-        for name in ("classes", "columns", "context"):  # which the log may have otherwise
-            names = getattr(self, name)
-            if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-                raise TypeError(f"[train] expected a list of names for {name}, got {names!r}")
-        if not isinstance(self.folder, str):
-            raise TypeError(f"[train] expected the name of a folder, got {self.folder!r}")
+        if not isinstance(self.classes, list) or not all(isinstance(one, str) for one in (*self.classes, self.folder)):
+            raise TypeError("[train] expected names of classes and of a folder, got others")
+
+    def mark(self, whole: Dataset, part: Dataset) -> str:
+        """Tells data from others, by the samples that are trained, validated and tested on."""
+        batches = [part.part("train"), *(one.part("test") for one in (part, whole) if one.test is not None)]
+        return data_mark(np.dtype(self.model["dtype"]), *batches)
 
     def load(self) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid), from where the run began if the data are not here. ConfigError if they are
@@ -145,45 +135,27 @@ class Plan:
         source, there = self.source, os.path.join(self.folder, self.source.path)
         if not source.named and not os.path.exists(source.path) and os.path.exists(there):
             source = dataclasses.replace(source, path=there)
+        if data.is_pictures(source.path):  # its training has warned of transparent ones
+            source = dataclasses.replace(source, background=source.background or "white")
         whole, part = source.parts(source.read())
-        dtype, given = np.dtype(self.model["dtype"]), (bool(self.classes), bool(self.model.get("context")))
-        marks = (data_mark(dtype, *(batch_of(part, which, *given) for which in ("train", "test"))),
-                 data_mark(dtype, batch_of(whole, "test", *given)))
-        if marks != (self.data, self.test):
+        if self.mark(whole, part) != self.data:
             raise ConfigError(f"[data] {source.path} has changed since the run was trained on it; restore it. To "
                               "test the model on other data, name them")
         return whole, part
 
     def trainer(self, flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
-        """Of the flow, on the training and validation data."""
-        train, valid = (None if data is None else checked(flow, where, data.x, data.label, data.context, data.weight,
-                                                          resolve=where == "fit")
-                        for where, data in (("fit", part_for(flow, part, "train")),
-                                            ("fit valid", part_for(flow, part, "test"))))
-        settings = Settings(**self.training, save_every=self.outputs.save_every)
-        return Trainer(flow, train, valid, settings, ranks)  # type: ignore[arg-type]  # there are data to train on
-
-
-def batch_of(part: Dataset, which: str, label: bool, context: bool) -> Any:
-    """A Batch of the samples of "train" or "test", with their labels or contexts where these are asked for, and their
-    weights, of mean one; None where there is no such part. ConfigError where all count for nothing.
-    """
-    x = getattr(part, which)
-    return None if x is None else Batch(
-        x, getattr(part, f"{which}_labels") if label and not context else None,
-        getattr(part, f"{which}_context") if context else None,
-        mean_one(f"data, {which}", getattr(part, f"{which}_weight")))
-
-
-def part_for(flow: Density, part: Dataset, which: str) -> Any:
-    """The same with what a flow's density is given."""
-    return batch_of(part, which, bool(flow.classes), bool(flow.context))
+        """Of the flow, on the training and validation data, whose columns it is told the names of, if they have any."""
+        if not flow.initialized and (self.source.path.lower().endswith(".parquet") or is_header(part.columns)):
+            name_columns(flow, part.columns, part.context)
+        parts = [for_flow(flow, part.part(which)) for which in ("train", *(["test"] if part.test is not None else []))]
+        train, *valid = (checked(flow, where, batch.x, batch.label, batch.context, batch.weight, where == "fit")
+                         for where, batch in zip(("fit", "fit valid"), parts))
+        return Trainer(flow, train, valid[0] if valid else None, Settings(**self.training), ranks)
 
 
 def tested(flow: Density, part: Dataset) -> Batch:
-    """The samples to test on, the test part or else all."""
-    data: Batch = part_for(flow, part, "train" if part.test is None else "test")
-    return data
+    """The samples to test on, the test part or else all, with what the flow's density is given."""
+    return for_flow(flow, part.part("train" if part.test is None else "test"))
 
 
 class Run:
@@ -212,13 +184,10 @@ class Run:
             yield
         finally:
             if ranks.rank == 0:
-                if sys.platform == "win32":
-                    os.close(held)  # a file in the folder
                 with contextlib.suppress(OSError):
                     for folder in made:
                         os.rmdir(folder)  # only if nothing is in it
-                if sys.platform != "win32":
-                    os.close(held)
+                os.close(held)
 
     def _lock(self) -> tuple[int, list[Path]]:
         """(a descriptor that locks the folder until it is closed or the process ends, the folders made for it)."""
@@ -282,9 +251,8 @@ class Run:
                 for later in _records(file):
                     if later.get("event") == "resume":
                         record.update(epochs=later["epochs"], steps=later["steps"])
-            fields = {f.name: record[f.name] for f in dataclasses.fields(Plan) if f.name in record}
-            return Plan(**{**fields, "source": Source(**fields["source"]),
-                           "outputs": Outputs(**fields["outputs"])})
+            fields = {f.name: record[f.name] for f in dataclasses.fields(Plan)}
+            return Plan(**{**fields, "source": Source(**fields["source"]), "outputs": Outputs(**fields["outputs"])})
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
@@ -297,8 +265,8 @@ class Run:
         """
         whole, part = plan.load()
         begun = os.path.exists(self.model)
-        make = functools.partial(models.load, self.model) if begun else functools.partial(build, plan.model)
-        flow = make(device=device, threads=threads)
+        flow = (models.load(self.model, device=device, threads=threads) if begun
+                else build(plan.model, device=device, threads=threads))
         trainer = plan.trainer(flow, part, ranks)
         if begun or os.path.exists(state_path(self.model)):
             trainer.load(self.model)
@@ -394,9 +362,10 @@ def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, 
     """Mean negative log-likelihood of the test part (bits/dim for images), weighted where the data have weights, with
     its standard error, or None; `weighted` says whether they have.
     """
-    data = tested(flow, part)
-    nll, weights = -log_prob_on_ranks(flow, data, ranks), data.weight
-    mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(data.x))
+    batch = tested(flow, part)
+    weights = mean_one("data", batch.weight)
+    nll = -log_prob_on_ranks(flow, batch, ranks)
+    mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(batch.x))
     result = {"n": len(nll), "nll_nats": float(mean), "nll_nats_error": error, "weighted": weights is not None}
     if flow.is_image:
         scale = flow.dims * np.log(2)
@@ -412,15 +381,14 @@ def baseline(flow: Density, whole: Dataset) -> float | None:
     if flow.is_image:
         return float(flow.dims * flow.bits * np.log(2))
 
-    def rows(which: str) -> tuple[np.ndarray, np.ndarray | None]:
-        data = batch_of(whole, which, False, False)
-        x = np.asarray(data.x[:BASELINE_ROWS], np.float64)
-        if data.weight is None:
-            return x, None
-        counts = data.weight[:BASELINE_ROWS]  # rows that count for nothing may be no numbers
-        return x[counts > 0], counts[counts > 0]
+    def rows(which: str) -> tuple[np.ndarray, np.ndarray]:
+        batch = whole.part(which)[:BASELINE_ROWS]
+        weights = np.ones(len(batch)) if batch.weight is None else batch.weight
+        return np.asarray(batch.x, np.float64)[weights > 0], weights[weights > 0]  # others may be no numbers
 
     (x, weights), (test, test_weights) = rows("train"), rows("test")
+    if not len(x) or not len(test):
+        return None
     with np.errstate(all="ignore"):
         mean = np.average(x, axis=0, weights=weights)
         variance = np.average((x - mean)**2, axis=0, weights=weights)
@@ -434,21 +402,18 @@ def _standard_error(values: np.ndarray, weights: np.ndarray | None, group: int) 
 
     weights: of mean one. The mean is a ratio of two sums, whose error is that of its linear part.
     """
+    weights = np.ones(len(values)) if weights is None else weights
     starts = np.arange(0, len(values), group)
-    away = values - np.average(values, weights=weights)
-    sums = np.add.reduceat(away if weights is None else weights * away, starts)
-    count = len(starts) if weights is None else int(np.count_nonzero(np.add.reduceat(weights, starts)))
-    if count == 1:
-        return None
-    return float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values))
+    sums = np.add.reduceat(weights * (values - np.average(values, weights=weights)), starts)
+    count = int(np.count_nonzero(np.add.reduceat(weights, starts)))
+    return None if count == 1 else float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values))
 
 
 def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, Plan | None]:
     """A run's folder or a model file -> the model, and the run's plan where there is one."""
-    if os.path.isdir(path):
-        run = Run(path)
-        return models.load(run.model, device=device, threads=threads), run.plan()
-    return models.load(path, device=device, threads=threads), None
+    run = Run(path) if os.path.isdir(path) else None
+    flow = models.load(path if run is None else run.model, device=device, threads=threads)
+    return flow, None if run is None else run.plan()
 
 
 def columns_of(flow: Density | None, plan: Plan | None, path: str) -> Columns:
@@ -476,19 +441,17 @@ def held_out(flow: Density | None, plan: Plan | None, source: str | None, size: 
             raise ConfigError("[data] a model file has no data of its own; name data to test on")
         return plan.load()[0]
     own = columns_of(flow, plan, source) if table else Columns()
-    if labelled and plan is not None and table:
-        own = dataclasses.replace(own, label=plan.source.label)
-    crop, pad, channels, background = None, None, None, None
-    pictures = data.is_pictures(source)
-    if pictures and flow is not None and flow.is_image and flow.shape[2] in MODES:
-        channels = flow.shape[2]
+    options: dict[str, Any] = {"size": size}
     if plan is not None:
-        pad = plan.source.pad
-        if pictures:
-            crop, size = plan.source.crop, plan.source.size if size is None else size
-            background = plan.source.background
-    part = data.load(source, **vars(own.over(chosen)), size=size, crop=crop, channels=channels,
-                     background=background, pad=pad)
+        options["pad"] = plan.source.pad
+        own = dataclasses.replace(own, label=plan.source.label) if labelled and table else own
+    if data.is_pictures(source):
+        if flow is not None and flow.is_image and flow.shape[2] in MODES:
+            options["channels"] = flow.shape[2]
+        if plan is not None:
+            options.update(crop=plan.source.crop, background=plan.source.background or "white",
+                           size=plan.source.size if size is None else size)
+    part = data.load(source, **vars(own.over(chosen)), **options)
     return part if plan is None or not plan.classes else _renumber(part, plan.classes)
 
 

@@ -3,76 +3,78 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from evenflow import plot
 from evenflow._border import arrays, checks
-from evenflow.density import Density, check_flow
+from evenflow._border.batch import Batch
+from evenflow._border.files import Write, blocks, check_any, replacing, write_rows, writing
+from evenflow.density import Density, check_flow, for_flow, forward, inverse, take, take_latents
+from evenflow.density import blocks as slices
 from evenflow.errors import ConfigError, IoError, ShapeError
-from evenflow._border.files import Rows, blocks, check_any, replacing, write_rows, writing
 
 
-def encode_rows(flow: Density, rows: Rows, out: str) -> int:
+def encode_rows(flow: Density, rows: Any, out: str) -> int:
     """Writes the latents of data, (N, D), and returns N.
 
-    rows: (x, given) of consecutive rows, as of `evenflow.runs.stream.read_rows`, or an array x.
+    rows: batches of consecutive rows, as of `evenflow.runs.stream.read_rows`, or an array x.
     out: .npy or .csv; or .npz, for which all is held in memory, with arrays z and, where the model is given them,
     labels or context, as decode_rows takes them. Errors leave no file behind.
     """
     check_flow("encode", flow)
     out = checks.file_name("encode", out)
-    if os.path.splitext(out)[1].lower() == ".npz":
+    if not out.lower().endswith((".npy", ".npz", ".csv")):
+        raise ConfigError(f"[encode] expected a name ending in .npy, .npz or .csv, got {out}")
+    if out.lower().endswith(".npz"):
         with replacing("encode", out) as temporary:
-            z, given = map(list, zip(*_latents(flow, rows)))
-            kept = {"z": np.concatenate(z)}
-            if (flow.classes or flow.context) and given[0] is not None:
-                kept["context" if flow.context else "labels"] = np.concatenate(given)
+            found = [(batch.x, batch.label, batch.context) for batch in _latents(flow, rows)]
+            kept = {name: np.concatenate(parts) for name, parts in zip(("z", "labels", "context"), zip(*found))
+                    if parts[0] is not None}
             with open(temporary, "wb") as file:
                 np.savez(file, **kept)  # type: ignore[arg-type]
         return len(kept["z"])
-    if not out.lower().endswith((".npy", ".csv")):
-        raise ConfigError(f"[encode] expected a name ending in .npy, .npz or .csv, got {out}")
     n = 0
-    with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as writer:
-        for block, _ in _latents(flow, rows):
-            writer.write(block)
-            n += len(block)
+    with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as write:
+        for batch in _latents(flow, rows):
+            write(batch.x)
+            n += len(batch)
     return n
 
 
-def _latents(flow: Density, rows: Rows) -> Iterator[tuple[np.ndarray, Any]]:
-    """(z, given), block by block."""
+def _latents(flow: Density, rows: Any) -> Iterator[Batch]:
     n = 0
-    for x, given, _ in blocks("encode", rows):
-        z, _ = flow._forward("encode", x, **flow._conditions(given), first=n)
-        n += len(z)
-        yield z, given
+    for block in blocks("encode", rows):
+        given = for_flow(flow, block)
+        batch = take(flow, "encode", block.x, **given.conditions, first=n)
+        yield dataclasses.replace(given, x=forward(flow, "encode", batch, first=n)[0])
+        n += len(batch)
     check_any("encode", n)
 
 
-def decode_rows(flow: Density, rows: Rows, out: str, label: int | None = None,
+def decode_rows(flow: Density, rows: Any, out: str, label: int | None = None,
                 names: Sequence[str] | None = None, context: Any = None) -> int:
     """Writes the data of latents in a form of `write_data`, and returns their number N.
 
-    rows: (z, given) of consecutive rows, as of `evenflow.runs.stream.read_latents`, or an array z.
+    rows: batches of consecutive rows, as of `evenflow.runs.stream.read_latents`, or an array z.
     label, context: for rows that come with none, of a model that is given one; a context is (C,) or (N, C).
     """
     check_flow("decode", flow)
     n, numbers = 0, None if context is None else arrays.as_numbers("decode", "the context", context)
     each = numbers if numbers is not None and numbers.ndim == 2 else None
     with write_data("decode", flow, out, names=names) as write:
-        for z, given, _ in blocks("decode", rows):
-            z = flow._take_floats("decode", z, (flow.dims,))
-            own = numbers if each is None else each[n:n + len(z)]
-            known = {"label": label, "context": own} if given is None else flow._by_name(given)
-            write(flow._inverse("decode", z, **known, first=n)[0])
-            n += len(z)
+        for block in blocks("decode", rows):
+            given = for_flow(flow, block).conditions or {"label": label, "context": (
+                numbers if each is None else each[n:n + len(block)])}
+            batch = take_latents(flow, "decode", block.x, **given, first=n)
+            write(inverse(flow, "decode", batch, first=n)[0])
+            n += len(batch)
         if each is not None and n != len(each):
             raise ShapeError(f"[decode] expected as many rows of context as latents, {n}, got {len(each)}")
         check_any("decode", n)
@@ -91,22 +93,24 @@ def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, se
     if label is not None and not flow.classes:
         raise ConfigError("[sample] label given, but the model has no classes")
     numbers = None if context is None else arrays.as_numbers("sample", "the context", context)
-    each = None if numbers is None or numbers.ndim != 2 else flow._given("sample", None, numbers, len(numbers))
-    total = n if each is None else n * len(each)
-    columns = flow.classes if flow.classes and label is None else None
-    with write_data("sample", flow, path, columns, names) as write:
-        for a, b in flow._blocks(total):
-            rows = np.arange(a, b)
-            turn = label if label is not None or not flow.classes else rows % flow.classes
-            write(flow.sample(len(rows), temperature=temperature, seed=seed, label=turn, first=a,
-                              context=numbers if each is None else each[rows // n]))
-        check_any("sample", total)
+    if each := numbers is not None and numbers.ndim == 2:
+        latents = np.broadcast_to(np.zeros(flow.dims, flow.dtype), (len(numbers), flow.dims))
+        numbers = take_latents(flow, "sample", latents, context=numbers).context
+    total = n * len(numbers) if numbers is not None and each else n
+    check_any("sample", total)
+    turns = flow.classes > 0 and label is None
+    with write_data("sample", flow, path, flow.classes if turns else None, names) as write:
+        for block in slices(flow, total):
+            rows = np.arange(block.start, block.stop)
+            write(flow.sample(len(rows), temperature=temperature, seed=seed, first=block.start,
+                              label=rows % flow.classes if turns else label,
+                              context=numbers[rows // n] if numbers is not None and each else numbers))
     return total
 
 
 @contextlib.contextmanager
 def write_data(where: str, flow: Density, path: str, columns: int | None = None,
-               names: Sequence[str] | None = None) -> Iterator[Callable[[np.ndarray], None]]:
+               names: Sequence[str] | None = None) -> Iterator[Write]:
     """Takes data of a model, block by block, and writes them in the form that the name asks for.
 
     .npy: floats in the data's units, with any number of leading dimensions. .csv: a table, with `names`, else
@@ -123,8 +127,8 @@ def write_data(where: str, flow: Density, path: str, columns: int | None = None,
         raise ConfigError(f"[{where}] expected {flow.dims} names of columns, got {len(names)}")
     flat = not flow.is_image and columns is None
     if ending == ".npy" or (ending == ".csv" and flat):
-        with write_rows(where, path, names) as writer:
-            yield writer.write
+        with write_rows(where, path, names) as write:
+            yield write
     elif ending == ".png" and flow.is_image:
         plot.writer(flow.shape[2])
         images: list[np.ndarray] = []
@@ -141,7 +145,7 @@ def write_data(where: str, flow: Density, path: str, columns: int | None = None,
 
 
 @contextlib.contextmanager
-def _pictures(where: str, flow: Density, path: str) -> Iterator[Callable[[np.ndarray], None]]:
+def _pictures(where: str, flow: Density, path: str) -> Iterator[Write]:
     """Writes numbered pictures into a folder beside `path`, which is renamed to it if the block ends well."""
     plot.writer(flow.shape[2])
     parent, name = os.path.split(os.path.normpath(path))

@@ -11,9 +11,10 @@ import numpy as np
 
 from evenflow import plot
 from evenflow._border import checks
+from evenflow._border.files import replacing, writing
+from evenflow.data.dataset import said
 from evenflow.errors import MissingExtra, NumericError, ShapeError
 from evenflow.runs.export import write_samples
-from evenflow._border.files import replacing, writing
 from evenflow.training.loop import Trainer
 
 
@@ -21,18 +22,12 @@ from evenflow.training.loop import Trainer
 class Outputs:
     """What a run writes, and how often."""
 
-    temperature: float = 1.0
-    """Of the samples."""
-    sample_every: int | None = None
-    """Epochs between two pictures of samples and of the learning curve; None: at the end only."""
-    log_every: int = 100
-    """Steps between two lines of the log that tell of one step; 0: none."""
-    save_every: float = 60.0
-    """Seconds between two checkpoints; 0: one after every step."""
+    temperature: float = said(1.0, "of the samples in pictures")
+    sample_every: int | None = said(None, "pictures of samples and learning curve every N epochs, not at the end only")
+    log_every: int = said(100, "a line in the log every N steps; 0: for epochs only")
 
     def __post_init__(self) -> None:
         checks.number("train", "temperature", self.temperature, 0.0)
-        checks.number("train", "save_every", self.save_every, 0.0)
         checks.whole("train", "log_every", self.log_every, low=0)
         if self.sample_every is not None:
             checks.whole("train", "sample_every", self.sample_every, low=1)
@@ -61,45 +56,33 @@ class Recorder:
 
     def _picture(self, draw: Callable[[str], bool], path: str) -> str | None:
         """A picture that can't be drawn is noted, and ends no training."""
-        name = os.path.basename(path) if path == self.run.curve else "samples.png"
+        curve, shape = path == self.run.curve, self.trainer.flow.shape
         try:
             return path if draw(path) else None
         except MissingExtra:
-            package = "matplotlib" if path == self.run.curve else "Pillow"
-            note = f'{name} was not drawn: {package} is not installed (pip install "evenflow[cli]")'
+            why = f'{"matplotlib" if curve else "Pillow"} is not installed (pip install "evenflow[cli]")'
         except ShapeError:
-            note = f"{name} was not drawn: a picture has 1 to 4 channels, and these images have {self._channels}"
+            why = f"a picture has 1 to 4 channels, and these images have {shape[-1]}"
         except NumericError:
-            note = (f"{name} was not drawn: samples at temperature {self.outputs.temperature:g} are not finite; "
-                    "try a lower --temperature")
-        if note not in self.notes:
-            self.notes.append(note)
+            why = (f"samples at temperature {self.outputs.temperature:g} are not finite; try a lower --temperature, a "
+                   "smaller model or coupling=\"additive\"")
+        note = f"{'curve.png' if curve else 'samples.png'} was not drawn: {why}"
+        self.notes += [] if note in self.notes else [note]
         return None
 
-    @property
-    def _channels(self) -> int:
-        return self.trainer.flow.shape[-1]
-
     def _samples(self, path: str) -> bool:
-        if not self.trainer.flow.is_image:
+        flow = self.trainer.flow
+        if not flow.is_image:
             return False
-        plot.writer(self._channels)
-        folder = os.path.dirname(path)
-        with writing("train", folder):
+        plot.writer(flow.shape[-1])
+        with writing("train", folder := os.path.dirname(path)):
             os.makedirs(folder, exist_ok=True)
-        # The same latents every time, so that pictures of different epochs can be compared; a line a context.
-        contexts = self._contexts()
-        write_samples(self.trainer.flow, 100 if contexts is None else 10, path, self.outputs.temperature, seed=0,
-                      context=contexts)
+        # The same latents every time, so that pictures of different epochs can be compared; a line for each of ten
+        # contexts that the data have.
+        data = self.trainer.data if self.trainer.valid is None else self.trainer.valid
+        contexts = np.resize(data.context, (10, flow.context)) if flow.context else None
+        write_samples(flow, 100 if contexts is None else 10, path, self.outputs.temperature, seed=0, context=contexts)
         return True
-
-    def _contexts(self) -> np.ndarray | None:
-        """Ten that the data have, of a model that is given one."""
-        trainer = self.trainer
-        if not trainer.flow.context:
-            return None
-        found = trainer.data if trainer.valid is None else trainer.valid
-        return np.resize(found.context, (10, trainer.flow.context))
 
     def _curve(self, path: str) -> bool:
         if not self.trainer.history:
