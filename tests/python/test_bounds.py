@@ -118,7 +118,7 @@ def test_files_copies_and_config(flow, tmp_path):
     (TypeError, [(0, "1"), (0, 1)]), (TypeError, [(0, 1), 3]), (TypeError, [(0, 1, 2), (0, 1)]), (TypeError, "01")])
 def test_settings_that_are_none(error, pairs):
     for make in (ef.CouplingFlow, ef.NICE):
-        with pytest.raises(error, match="bound"):
+        with pytest.raises(error):
             make(2, bounds=pairs)
 
 
@@ -143,7 +143,7 @@ def test_sklearn_density(estimator):
     assert np.array_equal(scores[kept], density.flow_.log_prob(new[kept]))
     x[17, 1], x[30, 0] = 1, 0
     with pytest.raises(ef.ConfigError, match=re.escape(
-            "[FlowDensity] expected values between 0 and 1 for column 1, got 1 for sample 17; 2 of 400 rows lie on or "
+            "expected values between 0 and 1 for column 1, got 1 for sample 17; 2 of 400 rows lie on or "
             "outside of their bounds")):
         clone(estimator).fit(x)
 

@@ -193,6 +193,6 @@ def test_a_loss_that_overflows(table, table_model):
     before = values(table_model)
     for call in (lambda w: table_model.loss_and_grad(table, sample_weight=w),
                  lambda w: table_model.train_step(table, ef.Adam(table_model), sample_weight=w)):
-        with pytest.raises(ef.NumericError, match="expected (finite|sample weights that are finite)"):
+        with pytest.raises(ef.NumericError):
             call(np.full(len(table), 1e308))
         assert not table_model.grads.any() and np.array_equal(values(table_model), before)
