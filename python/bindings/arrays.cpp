@@ -9,8 +9,6 @@ namespace evenflow::python {
 namespace {
 
 using namespace dlpack;
-using Unlock = py::gil_scoped_release;
-
 int64_t size_of(const std::vector<int64_t>& shape) {
   int64_t size = 1;
   for (const int64_t extent : shape) size *= extent;

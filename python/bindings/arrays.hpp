@@ -166,7 +166,7 @@ class OnDevice {
     ways_.push_back({batch.data, there, static_cast<size_t>(batch.size()) * sizeof(T)});
   }
 
-  py::gil_scoped_release unlock_;
+  Unlock unlock_;
   ContextPool::Lease lease_;
   Context& ctx_;
   RowsScope rows_;

@@ -5,9 +5,11 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "evenflow/evenflow.hpp"
@@ -18,6 +20,26 @@ namespace py = pybind11;
 
 /// The last setting of set_matmul_precision(). A call reads it when it begins.
 inline std::atomic<MatmulPrecision> matmul_precision{MatmulPrecision::highest};
+
+/// Lets other threads of Python run while it lives. At the end of the program Python ends a daemon thread
+/// that asks to go on by unwinding its stack, out of a destructor, which would abort the process: the thread
+/// then waits for the end.
+class Unlock {
+ public:
+  Unlock() : state_(PyEval_SaveThread()) {}
+  ~Unlock() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+  }
+  Unlock(const Unlock&) = delete;
+  Unlock& operator=(const Unlock&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
 
 /// Contexts that are not in use. A call takes one and returns it, so that calls of several threads run at
 /// the same time.

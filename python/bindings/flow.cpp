@@ -10,8 +10,6 @@
 namespace evenflow::python {
 namespace {
 
-using Unlock = py::gil_scoped_release;
-
 template <class T>
 void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py::object& logdet,
              const py::object& given, int64_t first_row, const char* call) {

@@ -11,7 +11,7 @@ const std::pair<const char*, const char*> kDtypes[] = {
 py::tuple read(const std::string& path) {
   TensorFile file;
   {
-    py::gil_scoped_release unlock;
+    Unlock unlock;
     file = read_safetensors(path);
   }
   py::dict tensors;
@@ -47,7 +47,7 @@ void write(const std::string& path, const py::dict& tensors,
         {name, stored, std::vector<int64_t>(array.shape(), array.shape() + array.ndim()), array.data()});
     alive.push_back(array);
   }
-  py::gil_scoped_release unlock;
+  Unlock unlock;
   write_safetensors(path, refs, metadata);
 }
 

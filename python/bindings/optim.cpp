@@ -47,14 +47,14 @@ void bind_optimizer(py::module_& m, const char* name) {
     return list;
   });
   cls.def("step", [](O& o) {
-    py::gil_scoped_release unlock;
+    Unlock unlock;
     ContextPool::Lease ctx(o.owner->contexts);
     o.optimizer.step(ctx, o.owner->arena);
   });
   m.def(
       "clip_grad_norm",
       [](PyFlow<T>& flow, double max_norm) {
-        py::gil_scoped_release unlock;
+        Unlock unlock;
         ContextPool::Lease ctx(flow.contexts);
         return clip_grad_norm<T>(ctx, flow.arena, max_norm);
       },
@@ -78,7 +78,7 @@ void bind_average(py::module_& m, const char* name) {
   cls.def(
       "update",
       [](A& a, double decay) {
-        py::gil_scoped_release unlock;
+        Unlock unlock;
         ContextPool::Lease ctx(a.owner->contexts);
         update_average<T>(ctx, a.owner->arena, a.values.data(), decay);
       },

@@ -11,6 +11,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from evenflow._border import interpreter as _interpreter  # noqa: F401  # before the compiled core
 from evenflow import errors
 from evenflow._core import DeviceArray, matmul_precision
 from evenflow._core import version as __version__

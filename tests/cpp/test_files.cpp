@@ -110,6 +110,7 @@ TEST_CASE("crc32 is zlib's, in one piece and in several") {
 
 /// The same file as another writer would make it.
 std::string without_checksum(std::string bytes) {
+  bytes = replaced(std::move(bytes), "\"evenflow.tensors\"", "\"eVENFLOW.tensors\"");
   return replaced(std::move(bytes), "\"evenflow.crc32\"", "\"eVENFLOW.crc32\"");
 }
 

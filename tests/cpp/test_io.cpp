@@ -222,6 +222,14 @@ TEST_CASE("json: everything else is an error with its position, nesting over 32 
   check_contains(json_error(objects), "expected at most 32 nested values, got '{'");
 }
 
+/// The checksum of data, and of texts with a NUL after each key and text.
+std::string sum_of(std::string bytes, const std::map<std::string, std::string>& texts) {
+  for (const auto& [key, value] : texts) bytes += key + '\0' + value + '\0';
+  char crc[9];
+  std::snprintf(crc, sizeof crc, "%08x", crc32(bytes.data(), bytes.size()));
+  return crc;
+}
+
 TEST_CASE("safetensors: the writer's bytes, and what is read of them") {
   const TemporaryFolder folder;
   const std::string path = folder.file("model.safetensors");
@@ -231,18 +239,21 @@ TEST_CASE("safetensors: the writer's bytes, and what is read of them") {
   CHECK(folder.count() == 1);
   const std::string data =
       bytes_of(floats) + bytes_of(doubles) + bytes_of(integers) + bytes_of(doubles).substr(8, 8);
-  std::string checked = data;
-  for (const auto& [key, value] : metadata) checked += key + '\0' + value + '\0';
-  char crc[9];
-  std::snprintf(crc, sizeof crc, "%08x", crc32(checked.data(), checked.size()));
+  const std::vector<std::pair<std::string, std::string>> entries = {
+      {"level1.step3.coupling.conv2.weight", R"({"dtype":"F32","shape":[2,3],"data_offsets":[0,24]})"},
+      {"a", R"({"dtype":"F64","shape":[3,1],"data_offsets":[24,48]})"},
+      {"empty", R"({"dtype":"F32","shape":[0,5],"data_offsets":[48,48]})"},
+      {"steps", R"({"dtype":"I64","shape":[4],"data_offsets":[48,80]})"},
+      {"scalar", R"({"dtype":"F64","shape":[],"data_offsets":[80,88]})"}};
+  const std::string tensors = sum_of("", {entries.begin(), entries.end()});
+  std::map<std::string, std::string> all = metadata;
+  all["evenflow.tensors"] = tensors;
   std::string header =
       std::string("{\"__metadata__\":{\"\":\"\",\"a \\\"\\\\\":\"nul \\u0000 \\u0009\\u0007\\u000a\",") +
-      "\"evenflow.crc32\":\"" + crc + "\",\"x \xC3\xA9\":\"\xF0\x9F\x8C\x8A \x7F\"}," +
-      R"("level1.step3.coupling.conv2.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
-      R"("a":{"dtype":"F64","shape":[3,1],"data_offsets":[24,48]},)"
-      R"("empty":{"dtype":"F32","shape":[0,5],"data_offsets":[48,48]},)"
-      R"("steps":{"dtype":"I64","shape":[4],"data_offsets":[48,80]},)"
-      R"("scalar":{"dtype":"F64","shape":[],"data_offsets":[80,88]}})";
+      "\"evenflow.crc32\":\"" + sum_of(data, all) + "\",\"evenflow.tensors\":\"" + tensors +
+      "\",\"x \xC3\xA9\":\"\xF0\x9F\x8C\x8A \x7F\"}";
+  for (const auto& [name, entry] : entries) header += ",\"" + name + "\":" + entry;
+  header += "}";
   while (header.size() % 8 != 0) header += ' ';
   CHECK(get(path) == file_of(header, data));
   const TensorFile file = read_safetensors(path);
@@ -256,7 +267,11 @@ TEST_CASE("safetensors: the writer's bytes, and what is read of them") {
     CHECK(std::equal(got.bytes.begin(), got.bytes.end(), static_cast<const char*>(tensor.data)));
   }
   write_safetensors(path, {}, {});
-  CHECK(get(path) == file_of("{\"__metadata__\":{\"evenflow.crc32\":\"00000000\"}}  "));
+  std::string empty = "{\"__metadata__\":{\"evenflow.crc32\":\"" +
+                      sum_of("", {{"evenflow.tensors", "00000000"}}) +
+                      "\",\"evenflow.tensors\":\"00000000\"}}";
+  while (empty.size() % 8 != 0) empty += ' ';
+  CHECK(get(path) == file_of(empty));
   CHECK(read_safetensors(path).tensors.empty());
 }
 
@@ -448,7 +463,7 @@ TEST_CASE("safetensors: a write that fails keeps the old file") {
   const std::string old = get(path);
   const std::vector<float> large(1 << 16, 1.f);
   // Within the length, within the header, within the data, at its last byte.
-  for (const rlim_t limit : {4u, 16u, 1000u, 100000u, (1u << 18) + 112u + 7u}) {
+  for (const rlim_t limit : {4u, 16u, 1000u, 100000u, (1u << 18) + 144u + 7u}) {
     INFO("limit ", limit);
     std::string text;
     {
@@ -461,7 +476,7 @@ TEST_CASE("safetensors: a write that fails keeps the old file") {
     CHECK(folder.count() == 1);
   }
   {
-    const FileSizeLimit guard((1u << 18) + 112u + 8u);
+    const FileSizeLimit guard((1u << 18) + 144u + 8u);
     write_safetensors(path, {{"w", "F32", {1 << 16}, large.data()}}, {});
   }
   CHECK(bytes_of(read_safetensors(path).tensors.at("w").bytes) == bytes_of(large));

@@ -1,5 +1,6 @@
 """Model files: exact, whole after a failure, and refused if they are not a model's."""
 
+import copy
 import json
 import re
 import subprocess
@@ -32,7 +33,7 @@ def test_broken_model_files(tmp_path, table_model, damage, word):
     path = tmp_path / "m.safetensors"
     table_model.save(path)
     # As another program writes it: without the checksum, that other checks are seen.
-    good = path.read_bytes().replace(b"evenflow.crc32", b"somebody.crc32")
+    good = path.read_bytes().replace(b"evenflow.", b"somebody.")
     bad = damage(good)
     assert bad != good
     path.write_bytes(bad)
@@ -48,6 +49,31 @@ def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
         path.write_bytes(bad)
         with pytest.raises(ef.IoError):
             ef.load(path)
+
+
+def test_swapped_tensors_are_found(tmp_path, table_model):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    data = path.read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:size])
+    one, other = header["coupling1.dense0.bias"], header["coupling1.dense1.bias"]
+    one["data_offsets"], other["data_offsets"] = other["data_offsets"], one["data_offsets"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[size:])
+    with pytest.raises(ef.IoError, match="expected names, types and places of tensors of checksum"):
+        ef.load(path)
+
+
+def test_a_deviation_that_is_not_positive(tmp_path, table, table_model):
+    flow = copy.deepcopy(table_model)
+    flow.named_parameters()["preprocess.std"][1] *= -1
+    flow.save(tmp_path / "m")
+    with pytest.raises(ef.IoError, match="expected positive deviations, got -"):
+        ef.load(tmp_path / "m")
+    for call in (lambda: flow.sample_and_log_prob(2), lambda: flow.log_prob(table)):
+        with pytest.raises(ef.NumericError):
+            call()
 
 
 @pytest.mark.parametrize("permutation", ["shuffle", "lu"])

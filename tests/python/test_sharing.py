@@ -143,3 +143,25 @@ def test_copies_are_their_own(busy, make):
     assert np.array_equal(other.log_prob(x), wanted)
     other.fit(x, steps=2)
     assert np.array_equal(flow.log_prob(x), wanted) and not np.array_equal(other.log_prob(x), wanted)
+
+
+DAEMON = """
+import threading, time, numpy as np, evenflow as ef
+flow, x = ef.CouplingFlow(2, couplings=2), np.random.default_rng(0).standard_normal((500, 2))
+threading.Thread(target=lambda: flow.fit(x, epochs=10**6, verbose=False), daemon=True).start()
+time.sleep(0.5)
+"""
+SUBINTERPRETER = """
+import importlib, sys
+interpreters = importlib.import_module("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
+run = getattr(interpreters, "run_string")
+told = "try: import evenflow\\nexcept ImportError as error: assert 'got a subinterpreter' in str(error)\\nelse: 1 / 0"
+assert run(interpreters.create(), told) is None
+"""
+
+
+@pytest.mark.parametrize("program", [DAEMON, SUBINTERPRETER], ids=["daemon", "subinterpreter"])
+def test_programs_end(program):
+    """With a daemon thread inside a call; and where the core can't be loaded."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

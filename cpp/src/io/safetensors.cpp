@@ -26,18 +26,29 @@ constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max() - kMaxHeader -
 constexpr size_t kMaxRank = 32;
 constexpr const char* kMetadataKey = "__metadata__";
 constexpr const char* kChecksumKey = "evenflow.crc32";
+/// The checksum of the header's other entries, which the metadata hold, and so the other checksum covers.
+constexpr const char* kTensorsKey = "evenflow.tensors";
 
-/// Of the data and then the metadata, ordered by key, with a NUL after each key and value.
-std::string checksum(const std::vector<Bytes>& data, const std::map<std::string, std::string>& metadata) {
+/// Of the data and then texts, such as the metadata, ordered by key, with a NUL after each key and text.
+std::string checksum(const std::vector<Bytes>& data, const std::map<std::string, std::string>& texts) {
   uint32_t crc = 0;
   for (const Bytes& bytes : data) crc = crc32(bytes.data, static_cast<size_t>(bytes.size), crc);
-  for (const auto& [key, text] : metadata) {
+  for (const auto& [key, text] : texts) {
     crc = crc32(key.c_str(), key.size() + 1, crc);
     crc = crc32(text.c_str(), text.size() + 1, crc);
   }
   std::string out;
   for (int shift = 28; shift >= 0; shift -= 4) out += "0123456789abcdef"[crc >> shift & 15];
   return out;
+}
+
+/// What the header says of a tensor.
+std::string entry_of(const std::string& dtype, const std::vector<int64_t>& shape, int64_t begin,
+                     int64_t bytes) {
+  std::string sizes;
+  for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ",") + std::to_string(size);
+  return "{\"dtype\":\"" + dtype + "\",\"shape\":[" + sizes + "],\"data_offsets\":[" + std::to_string(begin) +
+         "," + std::to_string(begin + bytes) + "]}";
 }
 
 template <class... Parts>
@@ -172,15 +183,26 @@ void check_coverage(const std::map<std::string, TensorView>& tensors, Bytes data
   if (covered != data.size) reject(site, "expected ", covered, " bytes of data, got ", data.size);
 }
 
-/// Removes the checksum from the metadata and, if there is one, compares it with the file's content.
-void check_sum(std::map<std::string, std::string>& metadata, Bytes data, const Site& site) {
-  const auto stored = metadata.extract(kChecksumKey);
-  if (!stored) return;
-  const std::string sum = checksum({data}, metadata);
-  if (sum != stored.mapped()) {
-    reject(site, "expected data and metadata of checksum ", json::shown(stored.mapped()), ", got '", sum,
-           "': the file is damaged");
-  }
+/// Removes the checksums from the metadata and, where there are some, compares them with the file's content.
+void check_sums(TensorViews& views, Bytes data, const Site& site) {
+  const auto compare = [&](const char* key, const char* what, const std::vector<Bytes>& bytes,
+                           const auto& texts) {
+    const auto stored = views.metadata.extract(key);
+    if (!stored) return;
+    const std::string sum = checksum(bytes, texts());
+    if (sum != stored.mapped()) {
+      reject(site, "expected ", what, " of checksum ", json::shown(stored.mapped()), ", got '", sum,
+             "': the file is damaged");
+    }
+  };
+  compare(kChecksumKey, "data and metadata", {data}, [&] { return views.metadata; });
+  compare(kTensorsKey, "names, types and places of tensors", {}, [&] {
+    std::map<std::string, std::string> entries;
+    for (const auto& [name, tensor] : views.tensors) {
+      entries[name] = entry_of(tensor.dtype, tensor.shape, tensor.data - data.data, tensor.bytes);
+    }
+    return entries;
+  });
 }
 
 }  // namespace
@@ -200,7 +222,7 @@ TensorViews view_safetensors(Bytes file, const Site& site) {
     }
   }
   check_coverage(out.tensors, data, site);
-  check_sum(out.metadata, data, site);
+  check_sums(out, data, site);
   return out;
 }
 
@@ -227,6 +249,7 @@ void write_safetensors(const Site& site, const std::vector<TensorRef>& tensors,
   std::set<std::string_view> names = {kMetadataKey};
   std::vector<Bytes> data;
   std::string entries;
+  std::map<std::string, std::string> by_name;
   int64_t offset = 0;
   for (const TensorRef& tensor : tensors) {
     const std::string label = json::shown(tensor.name);
@@ -236,17 +259,18 @@ void write_safetensors(const Site& site, const std::vector<TensorRef>& tensors,
     if (bytes > 0 && tensor.data == nullptr) reject(site, "expected data, got none in tensor ", label);
     if (bytes > kMaxBytes - offset)
       reject(site, "expected data that fits 64 bits, got more with tensor ", label);
-    std::string shape;
-    for (const int64_t size : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(size);
-    entries += "," + quote(tensor.name, "a tensor name") + ":{\"dtype\":\"" + tensor.dtype +
-               "\",\"shape\":[" + shape + "],\"data_offsets\":[" + std::to_string(offset) + "," +
-               std::to_string(offset + bytes) + "]}";
+    const std::string entry = entry_of(tensor.dtype, tensor.shape, offset, bytes);
+    entries += "," + quote(tensor.name, "a tensor name") + ":" + entry;
+    by_name[tensor.name] = entry;
     offset += bytes;
     data.push_back({static_cast<const char*>(tensor.data), bytes});
   }
-  if (!metadata.emplace(kChecksumKey, checksum(data, metadata)).second) {
-    reject(site, "expected metadata without '", kChecksumKey, "', which is the writer's, got it");
-  }
+  const auto add = [&](const char* key, const std::string& sum) {
+    if (metadata.emplace(key, sum).second) return;
+    reject(site, "expected metadata without '", key, "', which is the writer's, got it");
+  };
+  add(kTensorsKey, checksum({}, by_name));
+  add(kChecksumKey, checksum(data, metadata));
   std::string header;
   for (const auto& [key, text] : metadata) {
     header += header.empty() ? "{\"" + std::string(kMetadataKey) + "\":{" : ",";

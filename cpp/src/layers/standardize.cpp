@@ -21,6 +21,14 @@ class Standardize final : public ChannelScale<T> {
     for (int64_t c = 0; c < this->channels(); ++c) arena.value(std_)[c] = T(1);
   }
 
+  void check_parameters(const ParamArena<T>& arena) const override {
+    for (int64_t c = 0; c < this->channels(); ++c) {
+      const T std = arena.value(std_)[c];
+      if (std::isfinite(std) && std > 0) continue;
+      fail<NumericError>(name_, "expected positive deviations, got ", std, " in column ", c);
+    }
+  }
+
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     const int64_t n = this->channels();
     WorkspaceScope scope(ctx);

@@ -26,7 +26,7 @@ void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index
 /// ConfigError for settings that would lead out of the box of a uniform base.
 void check_box(const CouplingFlowConfig& config) {
   const auto expect = [](bool fits, const char* wanted, const char* why) {
-    if (!fits) fail<ConfigError>("coupling_flow", "base uniform takes ", wanted, ": ", why);
+    if (!fits) fail<ConfigError>("CouplingFlow", "base uniform takes ", wanted, ": ", why);
   };
   const char* leaves = "data and latents lie in [0, 1]";
   expect(config.law == "spline", "law spline", "other laws lead out of [0, 1]");
@@ -64,12 +64,12 @@ void check_net(const CouplingFlowConfig& config) {
   const std::vector<int64_t>& widths = config.hidden;
   if (widths.empty()) {
     fail<ConfigError>(
-        "coupling_flow",
+        "CouplingFlow",
         "expected a width for each block of a residual net in hidden, got none; net mlp takes none");
   }
   for (const int64_t width : widths) {
     if (width != widths[0]) {
-      fail<ConfigError>("coupling_flow",
+      fail<ConfigError>("CouplingFlow",
                         "expected equal widths for the blocks of a residual net in hidden, got ", widths[0],
                         " and ", width, "; net mlp takes any");
     }
@@ -80,7 +80,7 @@ void check_net(const CouplingFlowConfig& config) {
 
 template <class T>
 Flow<T> coupling_flow(const CouplingFlowConfig& given, const ParamLimit& limit) {
-  check("coupling_flow", {given});
+  check("CouplingFlow", {given});
   const ModelConfig all = resolved({given});
   const auto& config = std::get<CouplingFlowConfig>(all.model);
   const bool in_box = base_of(config.base) == Base::uniform;
@@ -89,8 +89,8 @@ Flow<T> coupling_flow(const CouplingFlowConfig& given, const ParamLimit& limit) 
   options.law = law_of(config);
   check_net(config);
   // Columns and layers are listed before their tensors are declared.
-  expect_in("coupling_flow", "dims", config.dims, 1, limit.values);
-  expect_in("coupling_flow", "the number of hidden layers", static_cast<int64_t>(config.hidden.size()), 0,
+  expect_in("CouplingFlow", "dims", config.dims, 1, limit.values);
+  expect_in("CouplingFlow", "the number of hidden layers", static_cast<int64_t>(config.hidden.size()), 0,
             limit.tensors);
   const Shape shape{0, 1, 1, config.dims};
   Flow<T> flow(shape, base_of(config.base), limit);
