@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import math
 import secrets
@@ -43,6 +44,13 @@ LAST = 2**62
 """Largest number of a first row: rows after it have numbers, too."""
 CALLS = "calls"
 """Name in a state_dict: how many training calls have drawn noise."""
+
+
+class Words(str):
+    """A text that a notebook shows as it is printed."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 class Density:
@@ -177,6 +185,28 @@ class Density:
     def num_params(self) -> int:
         """Number of trained values, without the gaps in `params`."""
         return sum(size for _, _, group, _, size in self.entries() if group in ("decay", "no_decay"))
+
+    def summary(self) -> str:
+        """The model in words: its settings, with what "auto" chose, and its layers with their tensors.
+
+        Returns
+        -------
+        str
+            `print` it, or let a notebook show it.
+        """
+        defaults = inspect.signature(type(self)).parameters
+        settings = [f"  {name:18} {value!r}" + " (auto)" * (name in defaults and defaults[name].default == "auto")
+                    for name, value in self._config.items()]
+        layers: dict[str, list[tuple[str, tuple[int, ...], int]]] = {}
+        for name, shape, group, _, size in self.entries():
+            layer, _, tensor = name.rpartition(".")
+            layers.setdefault(layer, []).append((tensor, shape, size if group in ("decay", "no_decay") else 0))
+        rows = [f"  {layer or 'flow':40} {sum(size for *_, size in tensors):>12,}  "
+                + ", ".join(f"{name} {shape}" for name, shape, _ in tensors) for layer, tensors in layers.items()]
+        state = "initialised" if self.initialized else "not initialised"
+        return Words("\n".join([f"{type(self).__name__} {self.shape}: {self.num_params:,} parameters, {state}, on "
+                                f"{self.device}", "settings", *settings, f"{'layers':42} {'parameters':>12}  tensors",
+                                *rows]))
 
     def zero_grad(self) -> None:
         """Sets all gradients to zero."""

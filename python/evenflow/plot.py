@@ -1,4 +1,4 @@
-"""Pictures: sample grids (Pillow) and learning curves (matplotlib)."""
+"""Pictures: sample grids (Pillow), learning curves and marginals (matplotlib)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from evenflow._border import arrays, checks
-from evenflow.errors import ConfigError, IoError, ShapeError
 from evenflow._border.extras import need
+from evenflow.density import check, check_flow
+from evenflow.errors import ConfigError, IoError, ShapeError, wrong
+from evenflow.flow import Flow
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
@@ -143,6 +146,65 @@ def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
     axes.bar(np.arange(len(sigma)), sigma, width=1.0)
     _save("spectrum", figure, path)
+
+
+def marginals(flow: Flow, data: ArrayLike, path: str | os.PathLike[str] | None = None, *,
+              label: ArrayLike | None = None, context: ArrayLike | None = None, n: int = 2000, seed: int = 0) -> Any:
+    """Data and samples of a table's flow, column by column and in pairs, by matplotlib.
+
+    Parameters
+    ----------
+    flow : Flow
+        Of a table.
+    data : array_like, (N, D)
+        Rows to compare with, in any number.
+    path : path, optional
+        A picture to write, too.
+    label, context
+        Of the data's rows, for a flow that is conditioned on them: samples are drawn for the same.
+    n : int
+        Most rows that are shown.
+    seed : int
+        For the choice of rows and the samples.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Histograms on the diagonal, below it pairs of columns; a notebook shows it.
+
+    Raises
+    ------
+    ConfigError, ShapeError, TypeError
+        The flow is of images, or an argument does not fit it.
+    MissingExtra
+        matplotlib is not installed.
+    """
+    where = "marginals"
+    if check_flow(where, flow).is_image:
+        raise wrong(ConfigError, where, "flow", "expected a flow of a table, got one of images")
+    Figure = need(where, "matplotlib.figure", "matplotlib", "cli").Figure
+    n, seed = checks.whole(where, "n", n, low=1), checks.whole(where, "seed", seed, low=0)
+    batch = check(flow, where, data, label, context, least=1)
+    batch = batch[np.sort(np.random.default_rng(seed).permutation(len(batch))[:n])]
+    sets = (("data", np.asarray(batch.x)), ("samples", flow.sample(len(batch), seed=seed, **batch.conditions)))
+    d, names = flow.dims, flow.columns or [f"x{i}" for i in range(flow.dims)]
+    figure = Figure(figsize=(2 * d + 1, 2 * d + 1), layout="constrained")
+    for row, column in zip(*np.tril_indices(d)):
+        axes = figure.add_subplot(d, d, row * d + column + 1)
+        ends = np.quantile(sets[0][1][:, [column, row]], [0.001, 0.999], axis=0)
+        for name, x in sets:
+            if row == column:
+                bins: Any = np.linspace(ends[0, 0], ends[1, 0], 41) if ends[0, 0] < ends[1, 0] else 41
+                axes.hist(x[:, row], bins, histtype="step", density=True, label=name)
+            else:
+                axes.plot(x[:, column], x[:, row], ".", markersize=1, alpha=0.5)
+                axes.set(xlim=ends[:, 0] if ends[0, 0] < ends[1, 0] else None,
+                         ylim=ends[:, 1] if ends[0, 1] < ends[1, 1] else None)
+        axes.set(xlabel=names[column] if row == d - 1 else "", ylabel=names[row] if column == 0 < row else "")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right")
+    if path is not None:
+        _save(where, figure, checks.file_name(where, path))
+    return figure
 
 
 def _save(where: str, figure: Any, path: str) -> None:

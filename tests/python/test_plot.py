@@ -45,3 +45,12 @@ def test_what_is_drawn(tmp_path, monkeypatch, pictures):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ef.MissingExtra):
             call()
+
+
+def test_marginals(tmp_path, table_model, table):
+    pytest.importorskip("matplotlib")
+    figure = ef.plot.marginals(table_model, table, tmp_path / "m.png", n=50)
+    assert len(figure.axes) == 6 and (tmp_path / "m.png").stat().st_size > 1000
+    with pytest.raises(ef.ShapeError) as told:
+        ef.plot.marginals(table_model, table[:, :2])
+    assert told.value.argument == "x"

@@ -283,3 +283,11 @@ def test_ctrl_c_ends_a_long_call():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_summary_says_what_the_model_is(table):
+    flow = ef.CouplingFlow(3, couplings=2)
+    text = flow.summary()
+    assert repr(text) == str(text) and "'logistic' (auto)" in text and f"{flow.num_params:,} parameters" in text
+    for name in flow.named_parameters():
+        assert name.rpartition(".")[0] in text
