@@ -13,7 +13,7 @@ import numpy as np
 
 from evenflow import _core
 from evenflow._border import checks
-from evenflow.density import Density
+from evenflow.density import Density, calls_of, column_names, core_of, name_columns, set_calls
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 
 FORMAT = "1"
@@ -27,9 +27,10 @@ def save(flow: Density, path: Any, marks: dict[str, str] | None = None) -> None:
     written, if a value is not finite: no reader takes it.  marks: more entries of the file's metadata.
     """
     metadata = {"kind": KIND, "format": FORMAT, "evenflow": _core.version, "config": json.dumps(flow.config),
-                **({"calls": str(flow._calls)} if flow._calls else {}),
-                **{f"columns of {what}": json.dumps(names) for what, names in flow._names.items()}, **(marks or {})}
-    values = flow._core.values.copy()  # at once, since another thread may train
+                **({"calls": str(calls)} if (calls := calls_of(flow)) else {}),
+                **{f"columns of {what}": json.dumps(names) for what, names in column_names(flow).items()},
+                **(marks or {})}
+    values = core_of(flow).values.copy()  # at once, since another thread may train
     tensors = {name: values[offset:offset + size].reshape(shape) for name, shape, _, offset, size in flow.entries()}
     expect_finite("save", tensors)
     if isinstance(path, (bytes, bytearray)):
@@ -73,11 +74,11 @@ def load_into(path: str, build: Callable[[dict[str, Any]], Density]) -> Density:
         flow = build(json.loads(config))
     except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
-    flow._names = _names(path, metadata)
+    name_columns(flow, **_names(path, metadata))
     calls = metadata.get("calls", "0")
     if not calls.isdecimal() or len(calls) > 18:
         raise IoError(f"[load] {path}: expected a number of calls, got {calls!r}")
-    flow._calls = int(calls)
+    set_calls(flow, int(calls))
     parameters = flow.named_parameters()
     check_names(path, set(parameters), set(tensors))
     for name, value in parameters.items():
@@ -105,17 +106,17 @@ def _names(path: str, metadata: dict[str, str]) -> dict[str, list[str]]:
 
 def check_values(path: str, flow: Density, values: np.ndarray) -> None:
     """IoError unless the values, laid out like the model's, are valid parameters. It keeps its own."""
-    own = flow._core.values.copy()
-    flow._core.values[:] = values
+    own = core_of(flow).values.copy()
+    core_of(flow).values[:] = values
     try:
         _check_parameters(path, flow)
     finally:
-        flow._core.values[:] = own
+        core_of(flow).values[:] = own
 
 
 def _check_parameters(path: str, flow: Density) -> None:
     try:
-        flow._core.check_parameters()
+        core_of(flow).check_parameters()
     except NumericError as error:
         raise IoError(f"[load] {path}: expected valid parameters, got: {error}") from error
 

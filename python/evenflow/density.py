@@ -56,20 +56,6 @@ class Words(str):
 class Density:
     """What `Flow` computes: densities, latents, samples and gradients. `Flow` adds training and files."""
 
-    _bounds: Any
-    _by_name: Any
-    _conditions: Any
-    _check: Any
-    _take: Any
-    _take_floats: Any
-    _block: Any
-    _blocks: Any
-    _given: Any
-    _forward: Any
-    _inverse: Any
-    _initialize: Any
-    _check_levels: Any
-
     def __init__(self, core: _core.Flow32 | _core.Flow64):
         self._core = core
         self._config: dict[str, Any] = json.loads(core.config)
@@ -827,29 +813,6 @@ def compiled(where: str, config: dict[str, Any], device: str, threads: int) -> _
             raise ShapeError(f"{error} (shapes are (H, W, C))") from None
 
 
-# Old names of functions below, until every module calls these.
-_OLD: dict[str, Any] = {
-    "_bounds": property(lambda flow: bounds_of(flow)),
-    "_by_name": lambda flow, given: {"context" if flow._context else "label": given},
-    "_conditions": lambda flow, given: flow._by_name(given if flow._context or flow._classes else None),
-    "_check": lambda flow, where, x, least=0: check(flow, where, x, least=least, only=True).x,
-    "_take": lambda flow, where, x, least=0: _data(flow, where, x, least),
-    "_take_floats": lambda flow, where, x, shape, dtype=None: _array(flow, where, "z", x, shape, dtype),
-    "_block": lambda flow, where, x, a, b, seed=None, first=0: floats(flow, where, x[a:b], seed, first + a),
-    "_blocks": lambda flow, n: ((rows.start, rows.stop) for rows in blocks(flow, n)),
-    "_given": lambda flow, where, label, context, n, on_host=False, resolve=False, first=0: _given(
-        flow, where, np.empty(n), label, context, first=first, device="cpu" if on_host else None,
-        resolve=resolve).given,
-    "_forward": lambda flow, where, x, label=None, context=None, first=0: forward(
-        flow, where, take(flow, where, x, label, context, first=first), first),
-    "_inverse": lambda flow, where, z, label=None, context=None, first=0: inverse(
-        flow, where, take_latents(flow, where, z, label, context, first=first), first),
-    "_initialize": lambda flow, where, x, context: initialize(flow, where, Batch(
-        _data(flow, where, x), context=_context(flow, where, context, len(x), resolve=True))),
-    "_check_levels": lambda flow, where, x: check_levels(flow, where, x)}
-for _name, _member in _OLD.items():
-    setattr(Density, _name, _member)
-
 for _name, _member in vars(Density).items():  # Python's own errors name the class that users know
     if callable(_member) and not _name.startswith("_"):
         _member.__qualname__ = f"Flow.{_name}"
@@ -1040,6 +1003,11 @@ def noise_seed(flow: Density, where: str, seed: int | None) -> int:
 def calls_of(flow: Density) -> int:
     """How many training calls have drawn noise of their own."""
     return flow._calls
+
+
+def set_calls(flow: Density, calls: int) -> None:
+    """Sets their number, as a file has it."""
+    flow._calls = calls
 
 
 def budget_of(where: str, activation_budget: int | None) -> int:

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike
 
 from evenflow._border import arrays, checks
 from evenflow._border.extras import need
-from evenflow.density import check, check_flow
+from evenflow.density import Density, check, check_flow
 from evenflow.errors import ConfigError, IoError, ShapeError, wrong
-from evenflow.flow import Flow
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
@@ -148,7 +147,7 @@ def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     _save("spectrum", figure, path)
 
 
-def marginals(flow: Flow, data: ArrayLike, path: str | os.PathLike[str] | None = None, *,
+def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | None = None, *,
               label: ArrayLike | None = None, context: ArrayLike | None = None, n: int = 2000, seed: int = 0) -> Any:
     """Data and samples of a table's flow, column by column and in pairs, by matplotlib.
 

@@ -6,6 +6,7 @@ import pytest
 from plain import plain_table
 
 import evenflow as ef
+from evenflow.density import blocks
 
 
 @pytest.fixture
@@ -115,11 +116,11 @@ def test_blocks(known, block_of):
     flow = conditional(*known)
     whole = flow.log_prob(known[0], context=known[1]), flow.sample(120, seed=1, context=known[1])
     block_of(7 * 3)
-    assert [b - a for a, b in flow._blocks(15)] == [7, 7, 1]
+    assert [rows.stop - rows.start for rows in blocks(flow, 15)] == [7, 7, 1]
     assert np.array_equal(flow.log_prob(known[0], context=known[1]), whole[0])
     assert np.array_equal(flow.sample(120, seed=1, context=known[1]), whole[1])
     wide = plain_table(2, context=21)
-    assert [b - a for a, b in wide._blocks(3)] == [1, 1, 1]
+    assert [rows.stop - rows.start for rows in blocks(wide, 3)] == [1, 1, 1]
 
 
 @pytest.mark.any_device
