@@ -246,8 +246,8 @@ def test_force_removes_the_old_run_and_nothing_else(tmp_path):
     assert main([*base, "--epochs", "2", "--sample-every", "1"]) == 0
     (out / "samples" / "mine.txt").write_text("kept")
     assert main([*base, "--steps", "1", "--force"]) == 0
-    assert {p.name for p in out.iterdir()} == {"config.toml", "curve.png", "log.jsonl", "model.safetensors",
-                                               "model.state.safetensors", "samples.png", "samples"}
+    found = {p.name for p in out.iterdir()} - {"curve.png"}  # which takes matplotlib
+    assert found == {"config.toml", "log.jsonl", "model.safetensors", "model.state.safetensors", "samples.png", "samples"}
     assert [p.name for p in (out / "samples").iterdir()] == ["mine.txt"]
 
 
