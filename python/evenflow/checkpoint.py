@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +37,7 @@ def save(flow: Density, path: Any, marks: dict[str, str] | None = None) -> None:
     if not hasattr(path, "write"):
         _core.write_safetensors(os.fsencode(checks.file_name("save", path)), tensors, metadata)
         return
+    import tempfile  # which takes longer to import than the rest here
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "model.safetensors")
         _core.write_safetensors(os.fsencode(file), tensors, metadata)
@@ -57,6 +57,7 @@ def as_file(source: Any) -> Iterator[str]:
     if not isinstance(source, (bytes, bytearray, memoryview)):
         yield checks.file_name("load", source)
         return
+    import tempfile  # which takes longer to import than the rest here
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "model.safetensors")
         with open(file, "wb") as copy:

@@ -7,7 +7,7 @@ import copy
 import inspect
 import json
 import math
-import secrets
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -1046,6 +1046,8 @@ def _context(flow: Density, where: str, context: Any, n: int, *, first: int = 0,
 def _given(flow: Density, where: str, x: Any, label: Any, context: Any, weight: Any = None, *, first: int = 0,
            device: str | None = None, resolve: bool = False) -> Batch:
     """Samples with what their density is conditioned on, checked: labels (n,) or a context (n, C), and weights."""
+    if label is None is context and weight is None and not flow._classes and not flow._context:
+        return Batch(x)  # a call for one row should not wait for the rest
     n = len(x)
     label = arrays.check_labels(where, label, n, flow._classes, first)
     if flow._context or context is not None:
@@ -1072,7 +1074,7 @@ def _log_prob(flow: Density, where: str, x: Any, label: Any, context: Any, seed:
 
 def _draws(flow: Density, where: str, n: Any, seed: Any, first: Any) -> tuple[int, int, int]:
     n = checks.whole(where, "n", n, low=0, high=checks.LARGEST // (flow._dims * flow._dtype.itemsize))
-    seed = secrets.randbits(63) if seed is None else checks.whole(where, "seed", seed, low=0)
+    seed = int.from_bytes(os.urandom(8), "little") >> 1 if seed is None else checks.whole(where, "seed", seed, low=0)
     return n, seed, checks.whole(where, "first", first, 0, LAST)
 
 
@@ -1158,6 +1160,9 @@ def _pieces(flow: Density, where: str, batch: Batch, seed: int | None = None, fi
             name: str = "x") -> Iterator[tuple[Any, Any, slice, int]]:
     """Blocks of a batch: its floats, what they are given, which rows these are, and the number of their first."""
     x, given = batch.x, batch.given
+    if len(x) == 1:  # a call for one row should not wait for the rest
+        yield floats(flow, where, x, seed, first, name), given, slice(0, 1), first
+        return
     for rows in blocks(flow, len(x)):
         number = first + rows.start
         yield (floats(flow, where, x[rows], seed, number, name), None if given is None else given[rows], rows, number)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """Samples, what their density is conditioned on, and how much each counts; None for what there is not."""
 

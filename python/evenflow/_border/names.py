@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -39,7 +38,8 @@ def hinted(call: Call, hint: Callable[[str], str] = lambda name: "") -> Call:
 
     Signature and docstring stay, for editors and `help`. hint: words for names that go in by another argument.
     """
-    known = list(inspect.signature(call).parameters)
+    code = call.__code__
+    known = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
     where = call.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
     @functools.wraps(call)
