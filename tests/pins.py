@@ -24,7 +24,7 @@ IMAGE = (8, 8, 3)
 MODELS: dict[str, tuple[type[ef.Flow], tuple[Any, ...], dict[str, Any]]] = {
     "nice": (ef.NICE, (7,), dict(couplings=3, hidden=(20, 20))),
     "nice_image": (ef.NICE, (IMAGE,), dict(couplings=2, hidden=(32,), preprocess="none")),
-    "nice_whiten": (ef.NICE, (6,), dict(couplings=4, hidden=(33,), prior="gaussian", order="shuffle",
+    "nice_whiten": (ef.NICE, (6,), dict(couplings=4, hidden=(33,), prior="gaussian", permutation="shuffle",
                                         preprocess="whiten", bounds=[(-9, None), (None, 9), (-9, 9)] + [None] * 3)),
     "real_nvp_image": (ef.RealNVP, (IMAGE,), dict(base_dim=8, residual_blocks=2)),
     "real_nvp_image_additive": (ef.RealNVP, (IMAGE,), dict(base_dim=8, residual_blocks=1, coupling="additive",
