@@ -20,7 +20,7 @@ from evenflow._border import arrays, checks
 from evenflow._core import DeviceArray
 from evenflow._border.batch import Batch
 from evenflow._border.arrays import Taken
-from evenflow._border.bounds import Pairs
+from evenflow._border.bounds import Box, Pairs
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError, warn, wrong
 from evenflow._border.extras import need
 from evenflow._border.rows import Rows
@@ -838,6 +838,11 @@ def core_of(flow: Density) -> _core.Flow32 | _core.Flow64:
 def bounds_of(flow: Density) -> Pairs | None:
     """(low, high) of every column of a table with bounds."""
     return flow._config.get("bounds")
+
+
+def limits_of(flow: Density) -> Pairs | None:
+    """Where rows of a table must lie: within its bounds, or the box of a uniform base."""
+    return Box([(0.0, 1.0)] * flow._dims) if flow._core.base == "uniform" else bounds_of(flow)
 
 
 def column_names(flow: Density) -> dict[str, list[str]]:

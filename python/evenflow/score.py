@@ -10,7 +10,7 @@ import numpy as np
 
 from evenflow._border import arrays
 from evenflow._border.batch import Batch
-from evenflow.density import Density, bounds_of, check_flow, for_flow
+from evenflow.density import Density, check_flow, for_flow, limits_of
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.training.feed import as_taken
 from evenflow._border.files import blocks, check_any, write_rows
@@ -139,7 +139,7 @@ def log_prob_on_ranks(flow: Density, data: Batch, ranks: Ranks) -> np.ndarray:
             None if part is None else part[kept] for part in (data.label, data.context))), ranks)
         return full
     share, step = ranks.share(len(data)), max(1, SCORED_VALUES // flow.dims)
-    ends = bounds_of(flow) if stays_outside(data.x) else None
+    ends = limits_of(flow) if stays_outside(data.x) else None
 
     def scores() -> list[Any]:
         parts = [slice(a, min(a + step, share.stop)) for a in range(share.start, share.stop, step)]

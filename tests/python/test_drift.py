@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow.verify import _float64_copy
+from evenflow.verify import float64_copy
 from plain import plain_table
 
 
@@ -16,7 +16,7 @@ def shrinking(offset=0.0, scale=1.0, **settings):
     flow = plain_table(6, couplings=30, hidden=(32,), **settings)
     flow.init((scale * x).astype(np.float32))
     flow.params[:] += np.random.default_rng(1).normal(0, 0.06, flow.params.size)
-    return flow, _float64_copy(flow), (scale * x).astype(np.float32)
+    return flow, float64_copy(flow), (scale * x).astype(np.float32)
 
 
 def distance(found, truth):

@@ -12,7 +12,7 @@ def test_verify(images, table, model, table_model):
         before = {k: v.copy() for k, v in flow.named_parameters().items()}
         report = flow.verify(x)
         assert report.ok and not report.failures and str(report).startswith("ok"), str(report)
-        assert report.probed and report.taylor_ratio == pytest.approx(4, rel=0.3)
+        assert report.probed and 0 <= report.resolution < 1e-4
         assert all(np.array_equal(v, before[k]) for k, v in flow.named_parameters().items())
 
 
@@ -68,3 +68,24 @@ def test_verify_probes_a_direction_above_512(images):
     flow.init(x)
     report = flow.verify(x)
     assert not report.probed and report.ok, str(report)
+
+
+def test_rounding_of_the_data_is_no_fault_of_the_model():
+    """An offset costs the digits of z that x does not have; a column that has hardly any left is told."""
+    x = np.random.default_rng(0).standard_normal((1000, 2))
+    flow = ef.CouplingFlow(2, dtype="float64")
+    flow.init(1e12 + x)
+    report = flow.verify(1e12 + x)
+    assert report.ok and 1e-6 < report.resolution < 1e-3, report
+    flow.named_parameters()["preprocess.std"][...] *= 1e-4
+    text = flow.verify(1e12 + x).failures[0]
+    assert text.startswith("resolution: expected <= 0.01") and "subtract an offset" in text
+
+
+def test_what_ends_the_test_is_told_alone():
+    x = np.exp(8 * np.abs(np.random.default_rng(0).standard_normal((2000, 2))))
+    flow = ef.CouplingFlow(2, dtype="float64")
+    flow.init(x)
+    report = flow.verify(x[np.argsort(x.sum(1))])
+    assert not report.ok and report.failures == [report.error] and "clip or transform their column" in report.error
+    assert str(report) == f"FAILED: 16 samples, float64\n  failed: {report.error}"

@@ -15,6 +15,11 @@ Pairs = Sequence[Sequence[float | None]]
 """(low, high) of every column, None for an open end."""
 
 
+class Box(list[tuple[float, float]]):
+    """(low, high) of every column, ends included: where rows of a flow with a uniform base lie."""
+
+
+
 def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] | None:
     """The setting as JSON holds it, or None where all ends are open. None: a column with two open ends. TypeError,
     ConfigError.
@@ -54,16 +59,21 @@ def by_column(where: str, bounds: Any, names: Sequence[Any], columns: int) -> An
 
 
 def outside(bounds: Pairs | None, x: np.ndarray) -> np.ndarray:
-    """(N, D) or, without bounds, (N, 1) bool: which values of x lie on a bound or beyond it, in x's own dtype."""
+    """(N, D) or, without bounds, (N, 1) bool: which values of x lie on a bound or beyond it, in x's own dtype.
+
+    On an end of a Box they lie inside.
+    """
     if bounds is None:
         return np.zeros((len(x), 1), bool)
     low, high = _ends(bounds, x.dtype)
+    if isinstance(bounds, Box):
+        return ~((x >= low) & (x <= high))
     return ~((x > low) & (x < high))
 
 
 def require_inside(where: str, bounds: Pairs | None, x: np.ndarray, rows: np.ndarray | None = None,
                    names: Sequence[str] = ()) -> None:
-    """NumericError for the first value that lies on a bound or beyond it; `rows` are the numbers of x's rows."""
+    """NumericError for the first value that is `outside`; `rows` are the numbers of x's rows."""
     bad = outside(bounds, x)
     if bounds is None or not bad.any():
         return
@@ -71,11 +81,16 @@ def require_inside(where: str, bounds: Pairs | None, x: np.ndarray, rows: np.nda
     (low, high), value, number = bounds[column], x[row, column], row if rows is None else int(rows[row])
     name = names[column] if len(names) else column
     wanted = (f"above {_shown(low)}" if high is None else f"below {_shown(high)}" if low is None
+              else f"in [{_shown(low)}, {_shown(high)}]" if isinstance(bounds, Box)
               else f"between {_shown(low)} and {_shown(high)}")
+    if isinstance(bounds, Box):
+        what, todo = "outside of the box of a uniform base", "scale the columns to it"
+    else:
+        what, todo = "on or outside of their bounds", "widen these"
     near = x.dtype == np.float32 and value in [end if end is None else x.dtype.type(end) for end in (low, high)]
     raise wrong(NumericError, where, "x",
                 f"expected values {wanted} for column {name}, got {_shown(value)} for sample {number}; "
-                f"{int(bad.any(1).sum())} of {len(x)} rows lie on or outside of their bounds: widen these, or leave "
+                f"{int(bad.any(1).sum())} of {len(x)} rows lie {what}: {todo}, or leave "
                 f"the rows out{'; float32 rounds what is near, dtype float64 less' * near}", row=number, column=name)
 
 

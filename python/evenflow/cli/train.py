@@ -20,7 +20,7 @@ from evenflow._border.rows import stays_outside
 from evenflow.cli import config, options
 from evenflow.cli.common import argument, command, quality, report
 from evenflow.data import Dataset, check, is_pictures
-from evenflow.density import Density, bounds_of
+from evenflow.density import Density, bounds_of, limits_of
 from evenflow.distributed.ranks import Ranks, launched, threads_a_rank
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
@@ -167,9 +167,9 @@ def _check_bounds(flow: Flow, loaded: Dataset) -> None:
     those that are only tested on, before hours of training.
     """
     for where, x in (("train", loaded.train), ("train, test", loaded.test)):
-        if bounds_of(flow) is not None and isinstance(x, np.ndarray) and not stays_outside(x):
+        if limits_of(flow) is not None and isinstance(x, np.ndarray) and not stays_outside(x):
             taken = arrays.to_floats(where, x, flow.dtype)
-            require_inside(where, bounds_of(flow), taken, names=_column_names(loaded))
+            require_inside(where, limits_of(flow), taken, names=_column_names(loaded))
 
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border.bounds import outside
-from evenflow.density import bounds_of
+from evenflow.density import limits_of
 from evenflow.errors import NumericError
 
 
@@ -31,7 +31,7 @@ def each(flow: Any, call: str, rows: np.ndarray, context: np.ndarray | None = No
             if context is not None:
                 good &= np.isfinite(context.astype(flow.dtype)).all(1)
         if call != "inverse":
-            good &= ~outside(bounds_of(flow), taken).any(1)
+            good &= ~outside(limits_of(flow), taken).any(1)
         numbers = np.flatnonzero(good)
         for half in np.array_split(numbers, 2) if len(numbers) == n > 1 else (numbers,):
             if 0 < len(half) < n:

@@ -19,7 +19,7 @@ from evenflow._border import checks
 from evenflow._border.batch import Batch
 from evenflow._border.rows import stays_outside
 from evenflow.data.rows import data_mark, group_of, origin, shuffled
-from evenflow.density import (Density, bounds_of, budget_of, core_of, initialize, statistics_of,
+from evenflow.density import (Density, budget_of, core_of, initialize, limits_of, statistics_of,
                               values_a_row)
 from evenflow.distributed.ranks import Ranks
 from evenflow.distributed.steps import Pieces
@@ -66,7 +66,7 @@ class Trainer:
         budget = budget_of("fit", settings.activation_budget)
         self.pieces = Pieces(flow, ranks, settings.accumulate, budget)
         self.feed = Feed(data, dtype=flow.dtype, batch_size=int(settings.batch_size), seed=self.seed,
-                         augment=settings.augment, bounds=bounds_of(flow), mine=self.pieces.rows)
+                         augment=settings.augment, bounds=limits_of(flow), mine=self.pieces.rows)
         self.pieces.check("fit", len(data), int(settings.batch_size))
         self._waited, self._worked = 0.0, 0.0
         self.schedule = self._schedule(None)
@@ -314,7 +314,7 @@ class Trainer:
         least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // values) if whitened else 16
         n = s.init_batch or max(least, INIT_VALUES // values)
         rows = in_proportion(shuffled(self.data.x, self.seed), self.data.weight, n)
-        x = as_taken("fit", self.data.x[rows], origin(self.data.x, rows), self.flow.dtype, bounds_of(self.flow))
+        x = as_taken("fit", self.data.x[rows], origin(self.data.x, rows), self.flow.dtype, limits_of(self.flow))
         with few_rows_told("fit", rows, dims):
             initialize(self.flow, "fit", Batch(x, None, None if self.data.context is None else self.data.context[rows]))
 

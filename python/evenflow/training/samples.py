@@ -13,7 +13,7 @@ from evenflow._border.bounds import require_inside
 from evenflow._border.rows import stays_outside
 from evenflow._border.weights import mean_one
 from evenflow.data.rows import Order, pick, shuffled
-from evenflow.density import Density, bounds_of, check, check_levels, column_names
+from evenflow.density import Density, check, check_levels, column_names, limits_of
 from evenflow.errors import ConfigError, wrong
 
 PARTS = ("x", "label", "context", "sample_weight")
@@ -32,7 +32,7 @@ def checked(flow: Density, where: str, x: Any, label: Any = None, context: Any =
         check_levels(flow, where, x)
         if x.dtype != np.uint8:
             x = arrays.to_floats(where, x, flow.dtype, names=names)
-            require_inside(where, bounds_of(flow), x, names=names or ())
+            require_inside(where, limits_of(flow), x, names=names or ())
     return Batch(x, batch.label, batch.context, mean_one(where, batch.weight))
 
 
