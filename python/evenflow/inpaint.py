@@ -1,4 +1,4 @@
-"""Inpainting by noisy gradient ascent on the log-likelihood, NICE (Dinh et al. 2014), section 5.2.
+"""Filling in hidden pixels by noisy gradient ascent on the log-likelihood, NICE (Dinh et al. 2014), section 5.2.
 
 Step sizes, noise, masks and the weight of the gradient are those of the authors' script
 (laurent-dinh/nice, pylearn2/scripts/reconstruct_mnist_gif.py).
@@ -12,7 +12,7 @@ import numpy as np
 
 from evenflow._border import arrays, checks
 from evenflow.density import check, check_flow, floats
-from evenflow.errors import ConfigError, ShapeError
+from evenflow.errors import ConfigError, ShapeError, wrong
 from evenflow.flow import Flow
 
 MASKS = ("top", "bottom", "even", "odd", "left", "right", "rows", "columns", "random75", "random90")
@@ -22,7 +22,7 @@ GRADIENT_WEIGHT = 0.01
 
 
 def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A mask for `inpaint`, (H, W) bool: True where a pixel is hidden.
+    """A mask for `inpaint`, True where a pixel is hidden.
 
     Parameters
     ----------
@@ -32,11 +32,12 @@ def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarr
         Of the images.
     seed : int
         For the masks that hide a share of the pixels at random.
+
+    Returns
+    -------
+    ndarray of bool, (H, W)
     """
     checks.choice("inpaint", "mask", mask, MASKS)
-    height, width = (checks.whole("inpaint", name, size, low=1)
-                     for name, size in (("height", height), ("width", width)))
-    seed = checks.whole("inpaint", "seed", seed, low=0)
     y, x = np.mgrid[:height, :width]
     if mask.startswith("random"):
         return np.random.default_rng(seed).random((height, width)) < int(mask.removeprefix("random")) / 100
@@ -84,16 +85,27 @@ def inpaint(flow: Flow, x: Any, hidden: Any, *, label: Any = None, context: Any 
     ------
     ConfigError
         The model is for tables, or no pixel is hidden.
+
+    See Also
+    --------
+    hidden_pixels : Masks.
+
+    Examples
+    --------
+    >>> from evenflow.inpaint import hidden_pixels, inpaint
+    >>> digits = ef.data.load("digits")
+    >>> flow = ef.NICE((8, 8, 1), hidden=(64, 64), bits=4)
+    >>> flow.init(digits.train)
+    >>> inpaint(flow, digits.test[:2], hidden_pixels("top", 8, 8), steps=20).shape
+    (2, 8, 8, 1)
     """
-    check_flow("inpaint", flow)
-    data, steps = check(flow, "inpaint", x, label, context), checks.whole("inpaint", "steps", steps, low=1)
-    x = data.x
-    seed = checks.whole("inpaint", "seed", seed, low=0)
-    top = 2.0**flow.bits
+    where = "inpaint"
+    data, steps = check(check_flow(where, flow), where, x, label, context), checks.whole(where, "steps", steps, low=1)
+    x, top = data.x, 2.0**flow.bits
     mask = _mask(hidden, x)
-    levels: np.ndarray = floats(flow, "inpaint", x).astype(np.float64) / top
+    levels: np.ndarray = floats(flow, where, x).astype(np.float64) / top
     noise = 1 / top if x.dtype == np.uint8 else 0.0
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checks.whole(where, "seed", seed, low=0))
     guess = rng.random(x.shape)
     for i in range(steps):
         full = np.where(mask, guess, levels + noise * rng.random(x.shape))
@@ -105,10 +117,10 @@ def inpaint(flow: Flow, x: Any, hidden: Any, *, label: Any = None, context: Any 
 
 def _mask(hidden: Any, x: np.ndarray) -> np.ndarray:
     """Broadcast to x."""
-    hidden = arrays.as_array("inpaint", hidden)
+    hidden = arrays.as_array("inpaint", hidden, "hidden")
     if hidden.dtype != bool or hidden.shape not in (x.shape[1:3], x.shape[:3]):
-        raise ShapeError(f"[inpaint] expected hidden as bool {x.shape[1:3]} or {x.shape[:3]}, "
-                         f"got {hidden.dtype} {hidden.shape}")
+        raise wrong(ShapeError, "inpaint", "hidden", f"expected hidden as bool {x.shape[1:3]} or {x.shape[:3]}, "
+                                                     f"got {hidden.dtype} {hidden.shape}")
     if not hidden.any():
-        raise ConfigError("[inpaint] expected hidden pixels, got none")
+        raise wrong(ConfigError, "inpaint", "hidden", "expected hidden pixels, got none")
     return np.broadcast_to(hidden[..., None], x.shape)

@@ -1,5 +1,8 @@
 """Work in latent space: reconstruction from some levels, interpolation, editing along attribute vectors.
 
+A flow gives each sample a latent, a row z of as many numbers, and any z is that of some sample. Between and beyond the
+latents of data lie samples that look like data, which the mean of two pictures does not.
+
 Images in may be uint8, taken in the middle of their levels, or floats; images out are floats in level units
 (see `Flow.to_uint8`). Class-conditional models take the labels (N,) of the data, models with a context its rows (N, C),
 and use them both ways.
@@ -8,18 +11,17 @@ and use them both ways.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from evenflow._border import arrays, checks
+from evenflow._border.batch import Batch
 from evenflow.density import blocks, check, check_flow, floats
-from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.errors import ConfigError, ShapeError, wrong
 from evenflow.flow import Flow
 from evenflow.models import build
-
-MOST_STEPS = 1 << 20
-"""Of a line: far more than can be looked at, few enough that sizes of arrays don't overflow."""
 
 
 def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
@@ -28,7 +30,6 @@ def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
     Models are trained on data with noise, for which whole levels are an unlikely corner.
     """
     x = check(check_flow("data", flow), "data", x, only=True).x
-    first = checks.whole("data", "first", first, low=0, high=checks.LARGEST - len(x))
     values: np.ndarray = floats(flow, "data", x, first=first)
     return values + flow.dtype.type(0.5) if x.dtype == np.uint8 else values
 
@@ -36,6 +37,8 @@ def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
 def reconstruct(flow: Flow, x: Any, *, label: Any = None, context: Any = None, seed: int = 0, keep: int | None = None,
                 rest: str = "zero") -> np.ndarray:
     """Encodes and decodes, keeping only the coarsest levels of the latent (Dinh et al. 2016, appendix D).
+
+    What remains of an image without its finest levels shows what the coarse ones are about.
 
     Parameters
     ----------
@@ -61,16 +64,30 @@ def reconstruct(flow: Flow, x: Any, *, label: Any = None, context: Any = None, s
     ------
     ConfigError
         The model has fewer levels.
+
+    See Also
+    --------
+    evenflow.Flow.split_latent : The levels of latents.
+
+    Examples
+    --------
+    >>> from evenflow import latent
+    >>> digits = ef.data.load("digits")
+    >>> flow = ef.Glow((8, 8, 1), levels=2, steps=2, hidden=16, bits=4)
+    >>> flow.init(digits.train)
+    >>> whole = latent.reconstruct(flow, digits.test[:5])
+    >>> bool(np.abs(whole - (digits.test[:5] // 16 + 0.5)).max() < 1e-3)
+    True
+    >>> latent.reconstruct(flow, digits.test[:5], keep=1).shape
+    (5, 8, 8, 1)
     """
-    check_flow("reconstruct", flow)
-    checks.choice("reconstruct", "rest", rest, ("zero", "redraw"))
-    seed = checks.whole("reconstruct", "seed", seed, low=0)
-    z = flow.encode(as_floats(flow, x), label=label, context=context)
+    where = "reconstruct"
+    checks.choice(where, "rest", rest, ("zero", "redraw"))
+    seed = checks.whole(where, "seed", seed, low=0)
+    z = _encode(flow, x, label, context)
     levels = flow.split_latent(z)
-    keep = len(levels) if keep is None else checks.whole("reconstruct", "keep", keep, low=1)
-    if keep > len(levels):
-        raise ConfigError(f"[reconstruct] expected keep in 1 ... {len(levels)}, got {keep}")
-    if rest == "redraw" and keep < len(levels):
+    keep = len(levels) if keep is None else checks.whole(where, "keep", keep, low=1, high=len(levels))
+    if rest == "redraw":
         drawn = flow.sample(len(z), seed=seed, label=label, context=context)
         fresh = flow.split_latent(flow.encode(drawn, label=label, context=context))
     else:
@@ -98,15 +115,29 @@ def interpolate(flow: Flow, a: Any, b: Any, *, label: Any = None, context: Any =
     -------
     ndarray, (N, steps, *shape)
         Data; images in level units.
+
+    See Also
+    --------
+    manifold : Between four samples.
+    edit : Along a direction.
+
+    Examples
+    --------
+    >>> from evenflow import latent
+    >>> x, _ = ef.data.two_moons(1000, seed=0)
+    >>> flow = ef.CouplingFlow(2)
+    >>> flow.init(x)
+    >>> line = latent.interpolate(flow, x[:1], x[1:2], steps=5)
+    >>> line.shape, bool(np.allclose(line[0, [0, -1]], x[:2], atol=1e-4))
+    ((1, 5, 2), True)
     """
-    check_flow("interpolate", flow)
-    steps = checks.whole("interpolate", "steps", steps, low=2, high=MOST_STEPS)
-    za, zb = (flow.encode(as_floats(flow, x), label=label, context=context) for x in (a, b))
+    where = "interpolate"
+    steps = checks.whole(where, "steps", steps, low=2)
+    za, zb = (_encode(flow, x, label, context) for x in (a, b))
     if len(za) != len(zb):
-        raise ShapeError(f"[interpolate] expected as many ends as starts, got {len(zb)} and {len(za)}")
-    with arrays.memory_for("interpolate", f"{len(za)} lines of {steps} samples"):
-        t = np.linspace(0, 1, steps, dtype=flow.dtype)[:, None]
-        return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label, context)
+        raise wrong(ShapeError, where, "b", f"expected as many ends as starts, got {len(zb)} and {len(za)}")
+    t = np.linspace(0, 1, steps, dtype=flow.dtype)[:, None]
+    return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label, context)
 
 
 def manifold(flow: Flow, x: Any, *, label: int | None = None, context: Any = None, steps: int = 8) -> np.ndarray:
@@ -133,22 +164,21 @@ def manifold(flow: Flow, x: Any, *, label: int | None = None, context: Any = Non
     ndarray, (steps, steps, *shape)
         Data; images in level units.
     """
-    check_flow("manifold", flow)
-    steps = checks.whole("manifold", "steps", steps, low=2, high=MOST_STEPS)
-    label = None if label is None else checks.whole("manifold", "label", label, low=0)
-    z = flow.encode(as_floats(flow, x), label=label, context=context)
+    where = "manifold"
+    steps = checks.whole(where, "steps", steps, low=2)
+    label = None if label is None else checks.whole(where, "label", label, low=0)
+    z = _encode(flow, x, label, context)
     if len(z) != 4:
-        raise ShapeError(f"[manifold] expected four samples, got {len(z)}")
+        raise wrong(ShapeError, where, "x", f"expected four samples, got {len(z)}")
     angle = 2 * np.pi * np.arange(steps) / steps
     circle = np.stack([np.cos(angle), np.sin(angle)])
-    with arrays.memory_for("manifold", f"{steps} x {steps} samples"):
-        weights = np.einsum("ap,bq->pqab", circle, circle).reshape(steps, steps, 4)
-        return _decode(flow, (weights @ z).astype(flow.dtype), label, context)
+    weights = np.einsum("ap,bq->pqab", circle, circle).reshape(steps, steps, 4)
+    return _decode(flow, (weights @ z).astype(flow.dtype), label, context)
 
 
 def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, *, label: Any = None,
               context: Any = None) -> np.ndarray:
-    """Direction of an attribute in latent space (Kingma, Dhariwal 2018, section 5.3).
+    """Direction of an attribute in latent space (Kingma, Dhariwal 2018, section 5.3), such as a smile.
 
     Parameters
     ----------
@@ -170,27 +200,48 @@ def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, *, label:
     ------
     ConfigError
         There are no samples of one kind.
+
+    See Also
+    --------
+    edit : Moves samples along the direction.
+    project : How much of it samples have.
+
+    Examples
+    --------
+    >>> from evenflow import latent
+    >>> x, moon = ef.data.two_moons(1000, seed=0)
+    >>> flow = ef.CouplingFlow(2)
+    >>> flow.init(x)
+    >>> direction = latent.attribute(flow, x, positive=moon == 1)
+    >>> latent.edit(flow, x[:3], direction, strengths=[0, 0.5, 1]).shape
+    (3, 3, 2)
     """
-    data = check(check_flow("attribute", flow), "attribute", x, label, context)
+    where = "attribute"
+    data = check(check_flow(where, flow), where, x, label, context)
     groups = [_marks("positive", positive, len(data))]
     groups.append(~groups[0] if negative is None else _marks("negative", negative, len(data)))
-    if not all(group.any() for group in groups):
-        raise ConfigError("[attribute] expected samples with and without the attribute, "
-                          f"got {groups[0].sum()} and {groups[1].sum()} out of {len(data)}")
-    sums = np.zeros((2, flow.dims))
-    for rows in blocks(flow, len(data)):
-        part = data[rows]
-        z = flow.encode(as_floats(flow, part.x, rows.start), **part.conditions)
+    sums, counts = np.zeros((2, flow.dims)), [group.sum() for group in groups]
+    if not all(counts):
+        raise wrong(ConfigError, where, "positive", "expected samples with and without the attribute, "
+                                                    f"got {counts[0]} and {counts[1]} out of {len(data)}")
+    for rows, z in _encoded(flow, data):
         sums += [z[group[rows]].sum(axis=0, dtype=np.float64) for group in groups]
-    direction: np.ndarray = sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
+    direction: np.ndarray = sums[0] / counts[0] - sums[1] / counts[1]
     return direction
 
 
 def _marks(name: str, marks: Any, n: int) -> np.ndarray:
-    group: np.ndarray = arrays.as_array("attribute", marks)
+    group: np.ndarray = arrays.as_array("attribute", marks, name)
     if group.dtype != bool or group.shape != (n,):
-        raise ShapeError(f"[attribute] expected {name} as bool ({n},), got {group.dtype} {group.shape}")
+        raise wrong(ShapeError, "attribute", name, f"expected {name} as bool ({n},), got {group.dtype} {group.shape}")
     return group
+
+
+def _encoded(flow: Flow, data: Batch) -> Iterator[tuple[slice, np.ndarray]]:
+    """Latents, piece by piece, and of which rows."""
+    for rows in blocks(flow, len(data)):
+        part = data[rows]
+        yield rows, flow.encode(as_floats(flow, part.x, rows.start), **part.conditions)
 
 
 def edit(flow: Flow, x: Any, direction: Any, strengths: Any, *, label: Any = None, context: Any = None) -> np.ndarray:
@@ -218,21 +269,18 @@ def edit(flow: Flow, x: Any, direction: Any, strengths: Any, *, label: Any = Non
     ------
     NumericError
         A strength leads to latents without finite data.
+
+    See Also
+    --------
+    attribute : A direction, and an example.
     """
-    direction = _direction("edit", flow, direction)
+    step = _direction("edit", flow, direction).astype(flow.dtype)
     strengths = arrays.as_numbers("edit", "strengths", strengths)
     if strengths.ndim != 1 or len(strengths) == 0:
-        raise ShapeError(f"[edit] expected strengths as (S,), got {strengths.shape}")
-    strengths = arrays.to_floats("edit", strengths, flow.dtype)
-    z, step = flow.encode(as_floats(flow, x), label=label, context=context), direction.astype(flow.dtype)
-    columns = []
-    for strength in strengths:
-        try:
-            columns.append(flow.decode(z + strength * step, label=label, context=context))
-        except NumericError as error:
-            raise NumericError("[edit] expected strengths that lead to latents with finite data, "
-                               f"got {strength:g}: {error}") from error
-    return np.stack(columns, axis=1)
+        raise wrong(ShapeError, "edit", "strengths", f"expected strengths as (S,), got {strengths.shape}")
+    strengths = arrays.to_floats("edit", strengths, flow.dtype, name="strengths")
+    z = _encode(flow, x, label, context)
+    return _decode(flow, z[:, None] + strengths[:, None] * step, label, context)
 
 
 def project(flow: Flow, x: Any, direction: Any, *, label: Any = None, context: Any = None) -> np.ndarray:
@@ -256,30 +304,25 @@ def project(flow: Flow, x: Any, direction: Any, *, label: Any = None, context: A
 
     Raises
     ------
-    ConfigError, NumericError
-        The direction is zero, or so short that a share overflows.
+    ConfigError
+        The direction is zero.
+
+    See Also
+    --------
+    attribute : A direction, and an example.
     """
     direction = _direction("project", flow, direction)
-    scale = float(np.abs(direction).max())
-    if scale == 0:
-        raise ConfigError("[project] expected a direction other than zero, got zeros")
-    unit = direction / scale  # whose square neither overflows nor vanishes
-    data = check(flow, "project", x, label, context)
-    parts = [flow.encode(as_floats(flow, part.x, rows.start), **part.conditions) @ unit
-             for rows in blocks(flow, len(data)) for part in [data[rows]]]
-    with np.errstate(over="ignore"):
-        shares: np.ndarray = np.concatenate([np.empty(0), *parts]) / (unit @ unit) / scale
-    if not np.isfinite(shares).all():
-        raise NumericError("[project] expected a direction long enough for finite shares, got one whose largest value "
-                           f"is {scale:.3g}")
-    return shares
+    if not direction.any():
+        raise wrong(ConfigError, "project", "direction", "expected a direction other than zero, got zeros")
+    shares = [z @ direction for _, z in _encoded(flow, check(flow, "project", x, label, context))]
+    return np.asarray(np.concatenate([np.empty(0), *shares]) / (direction @ direction))
 
 
 def _direction(where: str, flow: Flow, direction: Any) -> np.ndarray:
     numbers = arrays.as_numbers(where, "direction", direction)
     if numbers.shape != (check_flow(where, flow).dims,):
-        raise ShapeError(f"[{where}] expected direction as ({flow.dims},), got {numbers.shape}")
-    return arrays.to_floats(where, numbers, flow.dtype).astype(np.float64)
+        raise wrong(ShapeError, where, "direction", f"expected direction as ({flow.dims},), got {numbers.shape}")
+    return arrays.to_floats(where, numbers, flow.dtype, name="direction").astype(np.float64)
 
 
 def enlarged(flow: Flow, factor: int, *, device: str = "cpu", threads: int = 0) -> Flow:
@@ -307,14 +350,20 @@ def enlarged(flow: Flow, factor: int, *, device: str = "cpu", threads: int = 0) 
     check_flow("enlarged", flow)
     factor = checks.whole("enlarged", "factor", factor, low=1)
     if not flow.is_image or flow.config["model"] == "NICE":
-        raise ConfigError("[enlarged] expected a convolutional model of images (Glow, RealNVP), "
-                          f"got {flow.config['model']} {flow.shape}")
+        raise wrong(ConfigError, "enlarged", "flow", "expected a convolutional model of images (Glow, RealNVP), "
+                                                     f"got {flow.config['model']} {flow.shape}")
     h, w, c = flow.shape
     large = build({**flow.config, "shape": [factor * h, factor * w, c]}, device, threads)
     theirs = flow.named_parameters()
     for name, value in large.named_parameters().items():
         value[...] = theirs[name]
     return large
+
+
+def _encode(flow: Flow, x: Any, label: Any, context: Any) -> np.ndarray:
+    taken = as_floats(flow, x)
+    z: np.ndarray = flow.encode(taken, label=label, context=context)
+    return z
 
 
 def _decode(flow: Flow, z: np.ndarray, label: Any, context: Any) -> np.ndarray:

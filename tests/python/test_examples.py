@@ -11,7 +11,9 @@ import evenflow as ef
 NAMES = ["evenflow.CouplingFlow", "evenflow.Glow", "evenflow.RealNVP", "evenflow.NICE", "evenflow.load",
          *(f"evenflow.Flow.{name}" for name in ("fit", "log_prob", "sample", "sample_and_log_prob", "forward", "inverse",
                                                 "log_prob_and_grad", "train_step", "save", "verify", "importance")),
-         "evenflow.Adam", "evenflow.score.p_values", "evenflow.sklearn.FlowDensity", "evenflow.torch.FlowModule"]
+         "evenflow.Adam", "evenflow.score.p_values", "evenflow.verify.Report",
+         *(f"evenflow.latent.{name}" for name in ("reconstruct", "interpolate", "attribute")),
+         "evenflow.inpaint.inpaint", "evenflow.sklearn.FlowDensity", "evenflow.torch.FlowModule"]
 
 
 @pytest.mark.parametrize("name", NAMES)
