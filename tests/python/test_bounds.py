@@ -181,7 +181,7 @@ def test_command_line(table, tmp_path, capsys):
     flow = ef.load(run / "model.safetensors")
     assert flow.config["bounds"] == [[0.0, None], [0.0, 1.0], [None, None], [-150.0, 5.0]]
     text = (run / "config.toml").read_text()
-    assert 'bounds = [["depth", -150.0, 5.0], ["flux", 0.0, "none"], ["share", 0.0, 1.0]]' in text
+    assert 'bounds = [["share", 0.0, 1.0], ["flux", 0.0, "none"], ["depth", -150.0, 5.0]]' in text
     again = tmp_path / "again"
     assert main(["train", "--config", str(run / "config.toml"), "--out", str(again)]) == 0
     assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
@@ -202,9 +202,9 @@ def test_command_line(table, tmp_path, capsys):
 @pytest.mark.parametrize("ends, code, text", [
     (["share", "0", "0.5"], 2, "expected values between 0 and 0.5 for column share, got "),
     (["nothing", "0", "1"], 2, "expected columns out of flux, share, t, depth, got 'nothing'"),
-    (["share", "0", "x"], 2, "--bounds share: an end is a number or none, not 'x'"),
+    (["share", "0", "x"], 2, "two ends, each a number or none, got"),
     (["share", "1", "0"], 2, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
-    (["share", "0", "1", "--bounds", "share", "0", "2"], 2, "--bounds share was given twice"),
+    (["share", "0", "1", "--bounds", "share", "0", "2"], 2, "expected --bounds of each column once"),
     (["share", "0", "1", "--model", "glow"], 2, "glow is not a model of tables; choose --model couplingflow or nice"),
 ])
 def test_command_line_errors(table, tmp_path, capsys, ends, code, text):

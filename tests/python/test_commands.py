@@ -54,7 +54,7 @@ def picture(path):
 # encode, decode, sample
 
 def test_encode_and_decode_give_the_data_back(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 100 * 64)
+    monkeypatch.setattr("evenflow._border.files.ARRAY_VALUES", 100 * 64)
     np.save(tmp_path / "x.npy", DIGITS.test)
     z, out = tmp_path / "z.npy", tmp_path / "out.npy"
     assert result(capsys, "encode", runs / "glow", tmp_path / "x.npy", "--out", z)["n"] == 297
@@ -255,7 +255,7 @@ def test_inpaint_command(runs, tmp_path, capsys):
 # score
 
 def test_score_streams_the_same_numbers(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 50 * 64)
+    monkeypatch.setattr("evenflow._border.files.ARRAY_VALUES", 50 * 64)
     flow, out = model(runs, "glow"), tmp_path / "s.npy"
     np.save(tmp_path / "x.npy", DIGITS.test)
     numbers = result(capsys, "score", runs / "glow", tmp_path / "x.npy", "--seed", 5, "--out", out)
@@ -313,7 +313,7 @@ def test_score_with_reference(runs, tmp_path, capsys):
     (["decode", "glow", "wide.npy"], "(N, 64)"),
     (["decode", "glow", "x.npz"], "an array z"),
     (["sample", "glow", "--n", "0"], "--n >= 1"),
-    (["sample", "glow", "--out", "full"], "empty folder"),
+    (["sample", "glow", "--out", "full"], "new folder"),
     (["sample", "nice", "--enlarge", "2"], "convolutional"),
     (["sample", "table", "--out", "s.png"], "for a table"),
     (["reconstruct", "glow", "--keep", "3"], "--keep <= 2"),
@@ -339,7 +339,7 @@ def test_bad_input(runs, tmp_path, capsys, monkeypatch, arguments, word):
 
 
 def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 2 * 100)
+    monkeypatch.setattr("evenflow._border.files.ARRAY_VALUES", 2 * 100)
     x = np.zeros((1000, 2))
     x[777, 1] = np.nan
     np.save(tmp_path / "x.npy", x)

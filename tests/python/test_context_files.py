@@ -147,7 +147,7 @@ def test_what_is_given_has_to_fit(folder, tmp_path, capsys):
         assert "y0, y1, y2" in error or "no.csv" in error
     answer(capsys, "encode", run, str(folder / "t.csv"), "--out", str(tmp_path / "z.npy"))
     assert "context" in answer(capsys, "decode", run, str(tmp_path / "z.npy"), code=2)
-    assert "--context" in answer(capsys, "train", str(folder / "t.csv"), "--model", "nice", "--context", "y0", code=2)
+    assert "nice takes no context" in answer(capsys, "train", str(folder / "t.csv"), "--model", "nice", "--context", "y0", code=2)
 
 
 def test_a_run_on_arrays(tmp_path, capsys):

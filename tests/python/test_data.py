@@ -65,7 +65,7 @@ def test_missing_and_unknown(tmp_path):
 
 @pytest.mark.parametrize("options, word", [
     (dict(columns=["a"]), "columns, label, context and weight are for CSV and Parquet files, not for digits"),
-    (dict(size=8), "size, crop, channels and background are for folders of pictures, not for digits"),
+    (dict(size=8), "size, crop, channels and background are for folders of pictures, and there is none at digits"),
     (dict(background="red"), "for folders of pictures"), (dict(pad=0), "pad"),
 ])
 def test_options_that_do_not_fit(options, word):

@@ -10,7 +10,7 @@ from evenflow.cli import main
 @pytest.fixture
 def pieces(monkeypatch):
     """Files are read, and samples drawn, in pieces of a few rows."""
-    for name in ("evenflow.runs.stream.CHUNK_VALUES", "evenflow.score.SCORED_VALUES", "evenflow.density.BLOCK_VALUES"):
+    for name in ("evenflow._border.files.ARRAY_VALUES", "evenflow.score.SCORED_VALUES", "evenflow.density.BLOCK_VALUES"):
         monkeypatch.setattr(name, 64)
 
 

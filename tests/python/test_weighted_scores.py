@@ -9,6 +9,7 @@ import evenflow as ef
 from evenflow._border.batch import Batch
 from evenflow.cli import main
 from evenflow.score import p_values, score_rows
+from evenflow._border.files import blocks
 from evenflow.runs.stream import read_rows
 
 
@@ -84,8 +85,8 @@ def test_rows_of_a_weighted_run_are_calibrated(tmp_path, capsys):
 
 
 def test_weights_go_with_their_rows(tmp_path, table, monkeypatch):
-    monkeypatch.setattr("evenflow.runs.stream.CHUNK_VALUES", 100)
+    monkeypatch.setattr("evenflow._border.files.ARRAY_VALUES", 100)
     np.savez(tmp_path / "t.npz", x=table, weight=np.arange(len(table)))
-    pieces = list(read_rows(tmp_path / "t.npz"))
+    pieces = list(blocks("score", read_rows(tmp_path / "t.npz")))
     assert len(pieces) > 2 and all(len(piece.x) == len(piece.weight) for piece in pieces)
     assert np.array_equal(np.concatenate([piece.weight for piece in pieces]), np.arange(len(table)))

@@ -137,7 +137,7 @@ def test_other_tables(folder, capsys, tmp_path):
     assert not answer(capsys, "eval", folder / "run", folder / "t.csv", "--columns", "a", "w")["weighted"]
     for data in ([], [tmp_path / "t.npz"]):
         error = answer(capsys, "eval", folder / "run", *data, "--weight", "w", code=2)
-        assert "a CSV or Parquet file only" in error
+        assert ("CSV and Parquet files, not for" if data else "are chosen already") in error
 
 
 def test_parts_that_count_for_nothing(folder, capsys, tmp_path):

@@ -25,20 +25,23 @@ Write = Callable[[np.ndarray], Any]
 
 
 def blocks(where: str, rows: Any) -> Iterator[Batch]:
-    """Consecutive rows, of an array, or as `evenflow.runs.stream.read_rows` gives them. TypeError for anything else."""
+    """Consecutive rows in pieces, of an array, or of batches as `evenflow.runs.stream.read_rows` gives them. TypeError
+    for anything else.
+    """
     if hasattr(rows, "__dlpack__") or hasattr(rows, "__array__"):
         x = as_array(where, rows)
         if x.ndim == 0:
             raise wrong(ShapeError, where, "rows", "expected rows, got a single number")
-        step = max(1, ARRAY_VALUES // max(1, math.prod(x.shape[1:])))
-        rows = (Batch(x[a:a + step]) for a in range(0, len(x), step))
+        rows = [Batch(x)]
     if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
         raise wrong(TypeError, where, "rows", f"expected an array or batches of rows, got {type(rows).__name__}")
-    for block in rows:
-        if not isinstance(block, Batch):
+    for batch in rows:
+        if not isinstance(batch, Batch):
             raise wrong(TypeError, where, "rows", "expected batches of rows, as evenflow.runs.stream.read_rows gives "
-                                                  f"them, got {type(block).__name__}")
-        yield block
+                                                  f"them, got {type(batch).__name__}")
+        step = max(1, ARRAY_VALUES // max(1, math.prod(np.shape(batch.x)[1:])))
+        for start in range(0, len(batch), step):
+            yield batch[start:start + step]
 
 
 def lock(folder: str) -> int:
@@ -85,7 +88,7 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
     """
     path = file_name(where, path)
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
+    temporary = os.path.join(folder, f".evenflow-{os.getpid()}-{name}")
     if not name or os.path.isdir(path):
         raise IoError(f"[{where}] expected the name of a file to write, got a folder: {path}")
     try:

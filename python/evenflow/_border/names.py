@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar, cast
 
 from evenflow.errors import wrong
@@ -33,6 +33,12 @@ ELSEWHERE = {name: ours for ours, theirs in {
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The name out of the known ones that was probably meant, if one is like it."""
+    ours = [our for our in ELSEWHERE.get(name, ()) if our in known]
+    return next(iter(ours or difflib.get_close_matches(name, known, n=1)), None)
+
+
 def hinted(call: Call, hint: Callable[[str], str] = lambda name: "") -> Call:
     """Answers an unknown argument with the name that was probably meant, which Python's own error doesn't.
 
@@ -47,9 +53,9 @@ def hinted(call: Call, hint: Callable[[str], str] = lambda name: "") -> Call:
         for name in named:
             if name not in known:
                 ours = [*ELSEWHERE.get(name, ()), name]
-                near = [our for our in ours if our in known] or difflib.get_close_matches(name, known, n=1)
+                near = nearest(name, known)
                 told = next((text for our in ours if our not in known and (text := hint(our))),
-                            f"; did you mean {near[0]!r}?" if near else "")
+                            f"; did you mean {near!r}?" if near else "")
                 raise wrong(TypeError, where, name, f"unexpected argument {name!r}{told}")
         return call(*args, **named)
 

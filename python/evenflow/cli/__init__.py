@@ -6,20 +6,18 @@ One file a group of commands; each declares its arguments in `add_commands`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import evenflow
 from evenflow import _core
 from evenflow._border.console import tell, tell_error, write
+from evenflow._border.names import nearest
 from evenflow.cli import latents, models, train
-from evenflow.cli.common import hint
 from evenflow.errors import ConfigError, DataWarning, DeviceError, IoError, NumericError, RanksError, ShapeError
 from evenflow.training import signals
 
@@ -30,61 +28,54 @@ def main(argv: list[str] | None = None) -> int:
     0: done; 1: a failure in numbers, of a training or a test, a lost rank or no memory; 2: usage or bad input;
     130: interrupted; 141: whoever read the output has gone.
     """
-    argv, flags = sys.argv[1:] if argv is None else argv, dict[str, str]()
+    argv, args = sys.argv[1:] if argv is None else argv, argparse.Namespace()
     try:
-        args, unknown = _make_parser().parse_known_args(argv)
-        flags = args.flags(args.parser)
+        _, unknown = _make_parser().parse_known_args(argv, args)
         if unknown:
-            word, known = unknown[0].partition("=")[0], flags.values()
-            args.parser.error(f"there is no option {word}{hint(word, known)}" if word.startswith("--") else
-                              f"there is no place for {word}")
+            _refuse(args.parser, unknown[0].partition("=")[0])
         evenflow.set_matmul_precision(args.matmul_precision or "highest")
         args.command = shlex.join(["evenflow", *argv])
-        with signals.termination_interrupts(), _plain_warnings():
+        with signals.termination_interrupts(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             return int(args.run(args))
     except BrokenPipeError:
         return 141
     except KeyboardInterrupt:
         tell("evenflow: interrupted")
         return 130
-    except TypeError as error:
-        # Ours say where; any other is a defect and keeps its traceback.
-        if not str(error).startswith("["):
+    except (ConfigError, DeviceError, IoError, ShapeError, TypeError) as error:
+        # A TypeError of ours says where; any other is a defect and keeps its traceback.
+        if isinstance(error, TypeError) and not str(error).startswith("["):
             raise
-        return _failed(2, "error", error, flags)
-    except (ConfigError, DeviceError, IoError, ShapeError) as error:
-        return _failed(2, "error", error, flags)
+        return _failed(2, error, args)
     except (NumericError, RanksError, MemoryError) as error:
         bad_input = getattr(error, "argument", None) == "x" and getattr(error, "row", None) is not None
-        return _failed(2 if bad_input else 1, "error" if bad_input else "failed", error, flags)
+        return _failed(2 if bad_input else 1, error, args)
 
 
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Warnings about data are lines like those of errors, without a place in the source."""
-    shown = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, DataWarning):
-            tell(f"evenflow: warning: {message}")
-        else:
-            shown(message, category, *place, **more)
-
-    warnings.showwarning = show
-    try:
-        yield
-    finally:
-        warnings.showwarning = shown
+    tell(f"evenflow: warning: {message}" if issubclass(category, DataWarning) else
+         warnings.formatwarning(message, category, *place[:2]))
 
 
-def _failed(code: int, what: str, error: Exception, flags: dict[str, str]) -> int:
-    """Tells of an error, whose argument the command line spells as an option."""
-    text, name = str(error) or "out of memory", getattr(error, "argument", None)
-    flag = "--depth" if name == "steps" and text.startswith("[Glow]") else flags.get(name or "")
-    if flag is not None and not text.startswith("[config]"):
+def _refuse(parser: argparse.ArgumentParser, word: str) -> NoReturn:
+    """Of a word that the command does not take."""
+    if not word.startswith("--"):
+        parser.error(f"there is no place for {word}")
+    known = {flag.strip("-").replace("-", "_"): flag for flag in parser._option_string_actions}
+    near = nearest(word.strip("-").replace("-", "_"), known)
+    parser.error(f"there is no option {word}" + (f"; did you mean {known[near]}?" if near else ""))
+
+
+def _failed(code: int, error: Exception, args: argparse.Namespace) -> int:
+    """Tells of an error, whose argument the command line spells as an option, but for what is in a column."""
+    text, name = str(error) or "out of memory", str(getattr(error, "argument", None))
+    flag = "--depth" if name == "steps" and text.startswith("[Glow]") else f"--{name.replace('_', '-')}"
+    if flag in args.parser._option_string_actions and name not in ("context", "label", "weight"):
         text = re.sub(rf"(?<![\w-]){name}\b", flag, text, count=1)
     if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.distributed.ranks
-        tell_error(f"evenflow: {what}: {text}")
+        tell_error(f"evenflow: {'error' if code == 2 else 'failed'}: {text}")
     return code
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
 import numpy as np
 
 from evenflow import latent
 from evenflow._border.batch import Batch
-from evenflow.cli.common import (MODEL, MODEL_AND_DATA, SEED, TABLE, argument, chosen_rows, class_number,
-                                 conditions_arguments, examples, given_context, given_label, model_command, report,
-                                 rows_arguments)
+from evenflow._border.files import Write
+from evenflow.cli.common import (MODEL, MODEL_AND_DATA, SEED, TABLE, Answer, argument, chosen, class_number,
+                                 conditions_arguments, examples, given_context, given_label, model_command,
+                                 rows_arguments, switch)
 from evenflow.data import Dataset
 from evenflow.density import core_of, for_flow
 from evenflow.errors import ConfigError
@@ -25,95 +27,86 @@ PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
 LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"
 
 
-def encode(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
-    n = encode_rows(flow, read_rows(args.data, flow, plan, args.columns, args.size, args.context), args.out)
-    report(args, {"n": n, "dims": flow.dims, "out": args.out}, args.out)
-    return 0
+def encode(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
+    rows = read_rows(args.data, flow, plan, args.columns, args.size, args.context)
+    return {"n": encode_rows(flow, rows, args.out), "dims": flow.dims, "out": args.out}, args.out
 
 
-def decode(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
-    n = decode_rows(flow, read_latents(args.latents), args.out, given_label(args, flow, plan),
-                    flow.columns, given_context(args, flow, plan, needed=False))
-    report(args, {"n": n, "out": args.out}, args.out)
-    return 0
+def decode(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
+    label, context = given_label(args, plan), given_context(args, flow, needed=False)
+    n = decode_rows(flow, read_latents(args.latents), args.out, label, flow.columns, context)
+    return {"n": n, "out": args.out}, args.out
 
 
-def reconstruct(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def reconstruct(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
     data, levels = examples(args, flow, plan), len(core_of(flow).levels())
-    shown, rows = [latent.as_floats(flow, data.x)], []
-    out = _out(args, flow, "reconstruct")
-    with write_data("reconstruct", flow, out, columns=len(data)) as write:
-        for keep in args.keep or [levels]:
-            shown.append(latent.reconstruct(flow, data.x, keep=keep, rest=args.rest, seed=args.seed,
-                                            **data.conditions))
+    shown, rows, keeps = [latent.as_floats(flow, data.x)], [], args.keep or [levels]
+    with _lines(args, flow, "reconstruct", len(data)) as write:
+        for keep in keeps:
+            shown.append(latent.reconstruct(flow, data.x, keep=keep, rest=args.rest, seed=args.seed, **data.conditions))
             error = np.abs(shown[-1].astype(np.float64) - shown[0])
             rows.append({"keep": keep, "worst_error": float(error.max()), "mean_error": float(error.mean())})
         write(np.stack(shown))
     unit = "levels" if flow.is_image else "units of the data"
     lines = [f"keep {r['keep']} of {levels} levels: worst error {r['worst_error']:.3g}, "
              f"mean error {r['mean_error']:.3g} {unit}" for r in rows]
-    report(args, {"n": len(data), "reconstructions": rows, "out": out}, "\n".join([*lines, out]))
-    return 0
+    return {"n": len(data), "reconstructions": rows, "out": args.out}, "\n".join([*lines, args.out])
 
 
-def interpolate(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def interpolate(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
+    alike = 4 if args.manifold else 2
     args.n = 4 if args.manifold else args.n
-    data = examples(args, flow, plan, of_a_class=4 if args.manifold else 2)
-    if not args.manifold and len(data) % 2:
-        raise ConfigError(f"[interpolate] --rows are start and end in turn, an even number; got {len(data)}")
-    alike = len(data) if args.manifold else 2
+    data = examples(args, flow, plan, of_a_class=alike)
+    if len(data) % alike:
+        raise ConfigError(f"[interpolate] expected rows in groups of {alike}, got {len(data)}")
     for values in data.conditions.values():
         groups = values.reshape(-1, alike, *values.shape[1:])
         if (groups != groups[:, :1]).any():
-            what = "context" if flow.context else "class"
-            raise ConfigError(f"[interpolate] start and end have to be of one {what}; choose such --rows")
-    given = {name: values[0] if args.manifold else values[::2] for name, values in data.conditions.items()}
-    out = _out(args, flow, "interpolate")
-    with write_data("interpolate", flow, out, columns=args.steps) as write:
-        write(latent.manifold(flow, data.x, steps=args.steps, **given) if args.manifold else
-              latent.interpolate(flow, data.x[0::2], data.x[1::2], steps=args.steps, **given))
-    report(args, {"samples": len(data), "steps": args.steps, "out": out}, out)
-    return 0
+            raise ConfigError("[interpolate] start and end have to be of one class or context; choose such --rows")
+    given = data[::alike].conditions
+    with _lines(args, flow, "interpolate", args.steps) as write:
+        if args.manifold:
+            write(latent.manifold(flow, data.x, steps=args.steps, **{name: own[0] for name, own in given.items()}))
+        else:
+            write(latent.interpolate(flow, data.x[0::2], data.x[1::2], steps=args.steps, **given))
+    return {"samples": len(data), "steps": args.steps, "out": args.out}, args.out
 
 
-def edit(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def edit(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
     part = held_out(flow, plan, args.data, args.size, labelled=True)
     positive = _marked(part, args.positive, "train")
     negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
     train = for_flow(flow, part.part("train"))
     direction = latent.attribute(flow, train.x, positive, negative, **train.conditions)
-    data, out = _unmarked(args, flow, part), _out(args, flow, "edit")
-    with write_data("edit", flow, out, columns=len(args.strengths)) as write:
+    data = _unmarked(args, flow, part)
+    with _lines(args, flow, "edit", len(args.strengths)) as write:
         write(latent.edit(flow, data.x, direction, args.strengths, **data.conditions))
     result = {"positive": int(positive.sum()), "negative": int(negative.sum()),
-              "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": out}
-    report(args, result, f"direction: {result['positive']} samples with the attribute, {result['negative']} "
-                         f"without, length {result['length']:.3g}\n{out}")
-    return 0
+              "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": args.out}
+    return result, (f"direction: {result['positive']} samples with the attribute, {result['negative']} without, length "
+                    f"{result['length']:.3g}\n{args.out}")
 
 
-def inpaint_command(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def inpaint_command(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
     data, masks = examples(args, flow, plan), MASKS if args.mask == ["all"] else args.mask
     if not flow.is_image:
         raise ConfigError("[inpaint] the model is of tables, which have no pixels")
-    hidden = [hidden_pixels(mask, flow.shape[0], flow.shape[1], args.seed) for mask in masks]
-    lines = [original := latent.as_floats(flow, data.x)]
-    with write_data("inpaint", flow, args.out, columns=len(data)) as write:
-        for mask in hidden:
-            grey = np.where(mask[..., None], 2.0**flow.bits / 2, original).astype(flow.dtype)
-            lines += [grey, inpaint(flow, data.x, mask, steps=args.steps, seed=args.seed, **data.conditions)]
+    lines, error = [original := latent.as_floats(flow, data.x)], {}
+    with _lines(args, flow, "inpaint", len(data)) as write:
+        for mask in masks:
+            hidden = hidden_pixels(mask, flow.shape[0], flow.shape[1], args.seed)
+            grey = np.where(hidden[..., None], 2.0**flow.bits / 2, original).astype(flow.dtype)
+            lines += [grey, inpaint(flow, data.x, hidden, steps=args.steps, seed=args.seed, **data.conditions)]
+            error[mask] = float(np.abs(lines[-1] - original)[:, hidden].mean())
         write(np.stack(lines))
-    error = {mask: float(np.abs(found - original)[:, h].mean())
-             for mask, h, found in zip(masks, hidden, lines[2::2])}
-    text = [f"{mask}: hidden pixels {value:.2f} levels from the original on average"
-            for mask, value in error.items()]
-    report(args, {"n": len(data), "mean_error": error, "out": args.out}, "\n".join([*text, args.out]))
-    return 0
+    text = [f"{mask}: hidden pixels {value:.2f} levels from the original on average" for mask, value in error.items()]
+    return {"n": len(data), "mean_error": error, "out": args.out}, "\n".join([*text, args.out])
 
 
-def _out(args: argparse.Namespace, flow: Flow, name: str) -> str:
-    """--out, else a picture, or for a table an array."""
-    return args.out or name + (".png" if flow.is_image else ".npy")
+def _lines(args: argparse.Namespace, flow: Flow, name: str, columns: int) -> contextlib.AbstractContextManager[Write]:
+    """Takes lines of so many samples for --out, by default a picture, or for a table an array."""
+    args.out = args.out or name + (".png" if flow.is_image else ".npy")
+    return write_data(name, flow, args.out, columns=columns)
 
 
 def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
@@ -139,50 +132,49 @@ def _unmarked(args: argparse.Namespace, flow: Flow, part: Dataset) -> Batch:
         without &= _marked(part, args.negative, which)
     if args.rows is None and not without.any():
         raise ConfigError(f"[edit] no sample of the {which} part is without the attribute; choose --rows to edit")
-    return data[chosen_rows(args, np.flatnonzero(without), len(data))]
+    return chosen(args, data, np.flatnonzero(without))
 
 
 def add_commands(commands: Any) -> None:
     """Declares them."""
     model_command(commands, "encode", encode, "Data to latents. Large files are read piece by piece.",
-                  "evenflow encode runs/digits images.npy --out latents.npy", *MODEL_AND_DATA, *TABLE,
+                  "runs/digits images.npy --out latents.npy", *MODEL_AND_DATA, *TABLE,
                   argument("--out", ".npy, .csv, or .npz with labels or the context too", default="latents.npy"))
     model_command(commands, "decode", decode, "Latents to data.",
-                  "evenflow decode runs/digits latents.npy --out decoded.png", MODEL,
+                  "runs/digits latents.npy --out decoded.png", MODEL,
                   argument("latents", "file of `evenflow encode`: .npy, .csv or .npz", metavar="LATENTS"),
                   *conditions_arguments("for latents without labels", "a row for each sample"),
                   argument("--out", f"{PICTURE}; .csv for tables", default="decoded.npy"))
     model_command(commands, "reconstruct", reconstruct,
                   "Data through the latent space and back; with --keep, from the coarsest levels alone.",
-                  "evenflow reconstruct runs/digits --keep 2 1 --out reconstruct.png", *MODEL_AND_DATA,
+                  "runs/digits --keep 2 1 --out reconstruct.png", *MODEL_AND_DATA,
                   *rows_arguments(10), SEED,
                   argument("--keep", "keep the coarsest K levels; several K: one line of pictures each (all levels)",
-                           type=int, nargs="+", metavar="K"),
+                           type=int, many=True, metavar="K"),
                   argument("--rest", "the other levels", choices=("zero", "redraw"), default="zero"),
                   argument("--out", f"originals, then reconstructions: {LINES}; default: reconstruct.png or .npy"))
     model_command(commands, "interpolate", interpolate,
                   "From sample to sample through latent space: start and end in turn.",
-                  "evenflow interpolate runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png", *MODEL_AND_DATA,
+                  "runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png", *MODEL_AND_DATA,
                   *rows_arguments(8, "the first, of one class where the model has classes"),
-                  argument("--manifold", "Real NVP's manifold of four samples, on steps x steps angles",
-                           action="store_true"),
+                  switch("--manifold", "Real NVP's manifold of four samples, on steps x steps angles"),
                   argument("--steps", "samples a line", type=int, default=9),
                   argument("--out", f"one line a pair: {LINES}; default: interpolate.png or .npy"))
     model_command(commands, "edit", edit,
                   "Move samples along an attribute vector: mean latent with the attribute minus without.",
-                  "evenflow edit runs/digits --positive 0 --negative 6 --out edit.png", *MODEL_AND_DATA,
-                  argument("--positive", "attributes of the data (CelebA), or classes", nargs="+", required=True,
+                  "runs/digits --positive 0 --negative 6 --out edit.png", *MODEL_AND_DATA,
+                  argument("--positive", "attributes of the data (CelebA), or classes", many=True, required=True,
                            metavar="NAME"),
-                  argument("--negative", "those without; default: all others", nargs="+", metavar="NAME"),
+                  argument("--negative", "those without; default: all others", many=True, metavar="NAME"),
                   *rows_arguments(8, "the first without the attribute"),
-                  argument("--strengths", "multiples of the vector", type=float, nargs="+", metavar="S",
+                  argument("--strengths", "multiples of the vector", type=float, many=True, metavar="S",
                            default=[-1, -0.5, 0, 0.5, 1, 1.5]),
                   argument("--out", f"one line a sample: {LINES}; default: edit.png or edit.npy"))
     model_command(commands, "inpaint", inpaint_command,
                   "Fill in hidden pixels by noisy gradient ascent on the log-likelihood (NICE, section 5.2).",
-                  "evenflow inpaint runs/digits --mask top random75 --out inpaint.png", *MODEL_AND_DATA,
-                  argument("--mask", f"what is hidden: {', '.join(MASKS)}; all: one after the other", nargs="+",
+                  "runs/digits --mask top random75 --out inpaint.png", *MODEL_AND_DATA,
+                  argument("--mask", f"what is hidden: {', '.join(MASKS)}; all: one after the other", many=True,
                            choices=(*MASKS, "all"), metavar="MASK", default=["top"]),
                   *rows_arguments(10), SEED, argument("--steps", "the authors took 111895", type=int, default=2000),
                   argument("--out", "originals, then a line of hidden and one of filled images a mask: .png, .npy or a "
-                           "new folder", default="inpaint.png"))
+                           "new folder; default: inpaint.png"))

@@ -11,8 +11,8 @@ import numpy as np
 
 from evenflow import _core
 from evenflow._border.batch import Batch
-from evenflow.cli.common import (MODEL, MODEL_AND_DATA, SEED, TABLE, argument, conditions_arguments, given_context,
-                                 given_label, model_command, quality, report)
+from evenflow.cli.common import (MODEL, MODEL_AND_DATA, SEED, TABLE, Answer, argument, conditions_arguments,
+                                 given_context, given_label, model_command, quality, switch)
 from evenflow.data import Dataset
 from evenflow.data.table import Columns
 from evenflow.density import column_names, core_of
@@ -28,13 +28,12 @@ BFLOAT16 = {"amx": ("matrices", "multiplied as small matrices by this machine's 
             "avx512_bf16": ("pairs", "multiplied in pairs by this machine's instructions")}
 
 
-def evaluate_command(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def evaluate_command(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
     result = evaluate(flow, _part(args, flow, plan, args.weight))
-    report(args, result, f"{quality(result)} on {result['n']} samples")
-    return 0
+    return result, f"{quality(result)} on {result['n']} samples"
 
 
-def score(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def score(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
     reference, weights = None, None
     if args.data is None and args.reference == "":
         raise ConfigError("[score] name DATA to score: the run's own are the --reference")
@@ -43,10 +42,10 @@ def score(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
         reference, weights = _scored(flow, read_rows(args.reference or None, flow, plan, *chosen), args.seed)
     rows = read_rows(args.data, flow, plan, args.columns, args.size, args.context)
     result = score_rows(flow, rows, args.out, reference, args.seed, weights)
-    report(args, {**result, "reference": None if reference is None else len(reference), "out": args.out},
-           f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average"
-           f"{' (weighted)' if result['weighted'] else ''}, {result['min']:.4f} ... {result['max']:.4f}\n{args.out}")
-    return 0
+    weighted = " (weighted)" if result["weighted"] else ""
+    return ({**result, "reference": None if reference is None else len(reference), "out": args.out},
+            f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average{weighted}, {result['min']:.4f} "
+            f"... {result['max']:.4f}\n{args.out}")
 
 
 def _scored(flow: Flow, rows: Iterable[Batch], seed: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -62,18 +61,16 @@ def _scored(flow: Flow, rows: Iterable[Batch], seed: int) -> tuple[np.ndarray, n
     return scores, np.concatenate(weights) if weights else None
 
 
-def sample(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
-    label, context = given_label(args, flow, plan), given_context(args, flow, plan, needed=True)
+def sample(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
+    label, context = given_label(args, plan), given_context(args, flow, needed=True)
     if args.enlarge != 1:
         flow = enlarged(flow, args.enlarge, device=args.device, threads=args.threads)
-    usual = "samples" + (".png" if flow.is_image else ".csv" if flow.columns else ".npy")
-    out = usual if args.out is None else args.out
+    out = args.out or "samples" + (".png" if flow.is_image else ".csv" if flow.columns else ".npy")
     n = write_samples(flow, args.n, out, args.temperature, args.seed, label, flow.columns, context)
-    report(args, {"n": n, "out": out}, out)
-    return 0
+    return {"n": n, "out": out}, out
 
 
-def info(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def info(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
     levels, names = [list(shape) for _, shape in core_of(flow).levels()], column_names(flow)
     result: dict[str, Any] = {"config": flow.config, "parameters": flow.num_params, "dims": flow.dims,
                               "initialized": flow.initialized, "levels": levels, "instruction_set": _core.isa(),
@@ -87,20 +84,18 @@ def info(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
             _core.isa(), ("widened", "widened to float32 on this machine, at float32's speed"))
         lines.append(f"bfloat16 nets: {text}")
     if plan is not None:
-        result["run"] = dataclasses.asdict(plan)
-        lines.append(f"trained on {plan.source.path}: {plan.training}")
+        result["run"] = vars(plan)
+        lines.append(f"trained on {plan.source.data}: {plan.settings}")
     if args.tensors:
         result["tensors"] = {name: list(v.shape) for name, v in flow.named_parameters().items()}
         lines += [f"{name} {tuple(shape)}" for name, shape in result["tensors"].items()]
-    report(args, result, "\n".join(lines))
-    return 0
+    return result, "\n".join(lines)
 
 
-def verify(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int:
+def verify(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
     data = tested(flow, _part(args, flow, plan))
     found = flow.verify(data.x, seed=args.seed, **data.conditions)
-    report(args, {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found))
-    return 0 if found.ok else 1
+    return {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found)
 
 
 def _part(args: argparse.Namespace, flow: Flow, plan: Plan | None, weight: str | None = None) -> Dataset:
@@ -112,17 +107,17 @@ def add_commands(commands: Any) -> None:
     """Declares them."""
     label = argument("--label", "CSV, Parquet: column of classes, no number for the model", metavar="NAME")
     model_command(commands, "eval", evaluate_command, "Mean log-likelihood of held-out data, bits/dim of images.",
-                  "evenflow eval runs/digits --json", *MODEL_AND_DATA, *TABLE, label,
+                  "runs/digits --json", *MODEL_AND_DATA, *TABLE, label,
                   argument("--weight", "CSV, Parquet: column of what rows count for in the mean; default: the run's, "
                            "where it is", metavar="NAME"))
     model_command(commands, "score", score,
                   "Log-likelihood of every row, to a file. Large files are read piece by piece.",
-                  "evenflow score runs/digits images.npy --reference --out scores.csv", *MODEL_AND_DATA, *TABLE, SEED,
+                  "runs/digits images.npy --reference --out scores.csv", *MODEL_AND_DATA, *TABLE, SEED,
                   argument("--reference", "also p-values against these rows; without DATA: the test part of the run's "
                            "own", nargs="?", const="", metavar="DATA"),
                   argument("--out", ".csv or .npy", default="scores.csv"))
     model_command(commands, "sample", sample, "Draw samples.",
-                  "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png", MODEL, SEED,
+                  "runs/digits --n 64 --temperature 0.8 --out samples.png", MODEL, SEED,
                   argument("--n", "number of samples", type=int, default=100),
                   argument("--temperature", "factor on the latent draw", type=float, default=1.0),
                   *conditions_arguments("default: all in turn", "N samples of each row"),
@@ -131,7 +126,7 @@ def add_commands(commands: Any) -> None:
                   argument("--out", "a picture (.png), an array (.npy), a table (.csv), or a new folder for single "
                            "pictures; default: samples.png, for a table samples.csv or, without names of columns, "
                            "samples.npy"))
-    model_command(commands, "info", info, "What a model is.", "evenflow info runs/digits --tensors", MODEL,
-                  argument("--tensors", "list all tensors", action="store_true"))
+    model_command(commands, "info", info, "What a model is.", "runs/digits --tensors", MODEL,
+                  switch("--tensors", "list all tensors"))
     model_command(commands, "verify", verify, "Test a model: inverse, log-determinant, gradients. Exit code 1: failed.",
-                  "evenflow verify runs/digits", *MODEL_AND_DATA, *TABLE, label, SEED)
+                  "runs/digits", *MODEL_AND_DATA, *TABLE, label, SEED)

@@ -1,6 +1,6 @@
 """The options of `evenflow train`, which are also the keys of its config files: --batch-size is batch_size there.
 
-Names, kinds, choices, defaults and lines of help come from where the settings are declared.
+Names, kinds, defaults and lines of help come from where the settings are declared, and so do the checks.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import argparse
 import dataclasses
 import inspect
 import typing
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
+from evenflow._border import checks
 from evenflow.data.augment import Augment
 from evenflow.errors import ConfigError, wrong
 from evenflow.models import DECLARED, MODELS, Setting
@@ -23,151 +23,114 @@ from evenflow.training.presets import MODELS as USUAL
 from evenflow.training.presets import PRESETS, TRAINING
 from evenflow.training.settings import Settings
 
-
-@dataclass(frozen=True)
-class Option:
-    """One setting."""
-
-    name: str
-    text: str
-    kind: type = str
-    """str, int, float or bool."""
-    many: bool = False
-    """One or more values."""
-    parts: tuple[str, ...] = ()
-    """What one value consists of; there may be several such values."""
-    choices: tuple[str, ...] | None = None
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    def declare(self, parser: Any) -> None:
-        """To argparse; an option that is not given stays None."""
-        kinds: dict[str, Any] = {"type": self.kind, "nargs": "+" if self.many else None, "choices": self.choices}
-        if self.parts:
-            kinds = {"nargs": len(self.parts), "action": "append", "metavar": self.parts}
-        elif self.kind is bool:
-            kinds = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument(self.flag, help=self.text, **kinds)
-
-    def checked(self, value: Any) -> Any:
-        """A value of a config file as the command line would have it. ConfigError."""
-        rows = value if isinstance(value, list) and (self.many or self.parts) else [value]
-        if self.parts:
-            return [[str(one) for one in row] for row in (rows if rows and isinstance(rows[0], list) else [rows])]
-        for one in rows:
-            fits = isinstance(one, {float: (int, float), str: (str, int, float)}.get(self.kind, self.kind))
-            if not fits or isinstance(one, bool) != (self.kind is bool) or self.choices and one not in self.choices:
-                wanted = f"one of {', '.join(self.choices)}" if self.choices else KINDS[self.kind]
-                raise wrong(ConfigError, "config", self.name, f"expected {self.name} to be {wanted}, got {one!r}")
-        found = [self.kind(one) for one in rows]
-        return found if self.many else found[0]
-
-
-KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+Options = dict[str, dict[str, Any]]
+"""What argparse is told of each option, by its key. One that is not given stays None."""
+METAVARS = {int: "N", float: "X", str: "NAME"}
 ELSEWHERE = ("shape", "classes", "context", "bounds", "seed")
 """Settings of models that follow from the data, or are options of other groups."""
 
 
-def _fields(owner: type, **usual: str) -> Iterator[Option]:
-    """Options for the fields of a dataclass that have a line of help and are numbers, words or lists of words."""
-    hints = typing.get_type_hints(owner)
+def _option(help: str, kind: type = str, many: bool = False) -> dict[str, Any]:
+    if kind is bool:
+        return {"help": help, "action": argparse.BooleanOptionalAction}
+    return {"help": help, "type": kind, "metavar": METAVARS[kind], "nargs": "+" if many else None}
+
+
+def _fields(owner: type, usual: dict[str, str] | None = None) -> Options:
+    """For the fields of a dataclass that have a line of help and are numbers, words or lists of words.
+
+    usual: defaults where it has "auto".
+    """
+    found, hints = {}, typing.get_type_hints(owner)
     for f in dataclasses.fields(owner):
         kinds = [kind for hint in (hints[f.name], *typing.get_args(hints[f.name]))
                  for kind in (bool, int, float, str) if hint in (kind, list[kind])]  # type: ignore[valid-type]
         if "help" in f.metadata and kinds and f.name not in ("seed", "optimizer_options"):
             choices = ", ".join(one for one in f.metadata.get("choices", ()) if one != "auto")
-            default = usual.get(f.name, "" if f.default in (None, False, "auto") else f"{f.default}")
+            default = (usual or {}).get(f.name, "" if f.default in (None, False, "auto") else f"{f.default}")
             text = ": ".join(filter(None, (f.metadata["help"], choices))) + (f" ({default})" if default else "")
-            yield Option(f.name, text, kinds[0], many="list" in str(hints[f.name]))
+            found[f.name] = _option(text, kinds[0], many="list" in str(hints[f.name]))
+    return found
 
 
-def _by_owner(values: dict[str, Any], count: int = 0) -> str:
-    """What is the default of whom: "3" where all `count` have that one, or "glow 3, realnvp 2"."""
-    shown = {owner: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-             for owner, value in values.items()}
-    same = len(set(shown.values())) == 1 and len(shown) >= count
-    return next(iter(shown.values())) if same else ", ".join(map(" ".join, shown.items()))
+def _by_owner(values: dict[str, Any]) -> str:
+    """What is the default of whom: "glow 3, realnvp 2"."""
+    return ", ".join(f"{owner} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+                     for owner, value in values.items())
 
 
-def _model_options() -> Iterator[Option]:
-    """An option for all settings of a name, which may differ between models, and between images and tables."""
+def _model_options() -> Options:
+    """For all settings of a name, which may differ between models, and between images and tables."""
     kinds = {"int": int, "ints": int, "float": float, "bool": bool}
     named: dict[str, list[Setting]] = {}
-    for settings in DECLARED.values():
-        for setting in settings:
-            named.setdefault(setting.name, []).append(setting)
-    for name, found in named.items():
-        texts: dict[str, list[str]] = {}
-        for setting in found:
-            text = setting.help + (f": {', '.join(setting.choices)}" if setting.choices else "")
-            texts.setdefault(text, []).append(setting.model.lower())
-        default = _by_owner({s.model.lower(): USUAL.get((s.model.lower(), s.kind), {}).get(name, s.default)
-                             for s in found})
-        all_have = len(found) == len(DECLARED)
-        text = "; ".join(("" if all_have else f"{', '.join(dict.fromkeys(of))}: ") + text for text, of in texts.items())
-        if name not in ELSEWHERE:
-            yield Option("depth" if name == "steps" else name, f"{text} ({default})", kinds.get(found[0].type, str),
-                         many=any(setting.type == "ints" for setting in found))
+    for setting in (setting for settings in DECLARED.values() for setting in settings):
+        if setting.name not in ELSEWHERE:
+            named.setdefault("depth" if setting.name == "steps" else setting.name, []).append(setting)
+    found = {}
+    for name, settings in named.items():
+        texts = {s.help + (f": {', '.join(s.choices)}" if s.choices else ""): None for s in settings}
+        default = _by_owner({s.model.lower(): USUAL.get((s.model.lower(), s.kind), {}).get(s.name, s.default)
+                             for s in settings})
+        found[name] = _option(f"{'; '.join(texts)} ({default})", kinds.get(settings[0].type, str),
+                              many=any(s.type == "ints" for s in settings))
+    return found
 
 
-def _optimizer_options() -> Iterator[Option]:
+def _optimizer_options() -> Options:
     """Further arguments of the optimisers, and which of them have them."""
     owners: dict[str, list[str]] = {}
     for optimizer, make in OPTIMIZERS.items():
         for name in list(inspect.signature(make).parameters)[1:]:
             owners.setdefault(name, []).append(optimizer)
-    return (Option(name, ", ".join(of), float) for name, of in owners.items() if name != "lr")
+    return {name: _option(", ".join(of), float) for name, of in owners.items() if name != "lr"}
 
 
-MODEL = tuple(_model_options())
-"""Arguments of a model; depth is Glow's `steps`, since steps is the training's."""
-TRAINED = tuple(_fields(Settings, **{
-    name: _by_owner({f"{kind}s": usual[name] for kind, usual in TRAINING.items() if name in usual}, len(TRAINING))
-    for name in {name: None for usual in TRAINING.values() for name in usual}}))
-OPTIMIZER, AUGMENT, OUTPUT = tuple(_optimizer_options()), tuple(_fields(Augment)), tuple(_fields(Outputs))
-SOURCE = tuple(_fields(Source))
-GROUPS: dict[str, tuple[Option, ...]] = {
-    "data": (*SOURCE, Option(
-        "bounds", "tables: what the values of a column lie strictly between, none for an open end; given again for "
-        "another column", parts=("NAME", "LOW", "HIGH")), *AUGMENT),
-    "model": (Option("preset", "a paper's settings: " + ", ".join(PRESETS)),
-              Option("model", "default: glow for images, couplingflow for tables",
-                     choices=tuple(map(str.lower, MODELS))),
-              Option("conditional", "glow: density given the label", bool), *MODEL),
-    "training": (Option("epochs", "passes over the data, in total", int), Option("steps", "updates, in total", int),
-                 Option("seed", "of the split, the model, the order and the noise (0)", int), *TRAINED, *OPTIMIZER),
-    "output": OUTPUT}
-PLACE = (Option("data", "DATA"), Option("device", "where to compute: cpu or cuda"),
-         Option("threads", "0: all cores", int),
-         Option("matmul_precision", "float32 nets on a GPU: high multiplies as TF32",
-                choices=("highest", "high")))
-"""Keys of a config file that every command has as options, or in another way."""
-KEYS = {option.name: option for options in (PLACE, *GROUPS.values()) for option in options}
+def _usual() -> dict[str, str]:
+    """Defaults of a training by kind of data."""
+    names = {name for usual in TRAINING.values() for name in usual}
+    return {name: _by_owner({f"{kind}s": usual[name] for kind, usual in TRAINING.items() if name in usual})
+            for name in names}
 
 
-def given(values: dict[str, Any]) -> dict[str, Any]:
-    """What was said, by key; [name, low, high] of columns with an end, in the order of names."""
-    values = {name: value for name in KEYS if (value := values.get(name)) is not None}
+MODEL, SOURCE, AUGMENT, OPTIMIZER = _model_options(), _fields(Source), _fields(Augment), _optimizer_options()
+TRAINED, OUTPUT = _fields(Settings, _usual()), _fields(Outputs)
+BOUNDS = {"help": "tables: what the values of a column lie strictly between, none for an open end; given again for "
+                  "another column", "nargs": 3, "action": "append", "metavar": ("NAME", "LOW", "HIGH")}
+GROUPS: dict[str, Options] = {
+    "data": {**SOURCE, "bounds": BOUNDS, **AUGMENT},
+    "model": {"preset": _option("a paper's settings: " + ", ".join(PRESETS)),
+              "model": {"help": "default: glow for images, couplingflow for tables",
+                        "choices": tuple(map(str.lower, MODELS))},
+              "conditional": _option("glow: density given the label", bool), **MODEL},
+    "training": {"epochs": _option("passes over the data, in total", int),
+                 "steps": _option("updates, in total", int),
+                 "seed": _option("of the split, the model, the order and the noise (0)", int), **TRAINED, **OPTIMIZER},
+    "output": OUTPUT,
+    "place": {"data": {}, "device": {}, "threads": {}, "matmul_precision": {}}}
+"""By what they are of; the last, which every command has as options, or in another way, are keys alone."""
+KEYS = tuple(key for group in GROUPS.values() for key in group)
+
+
+def checked(values: dict[str, Any]) -> dict[str, Any]:
+    """What was said, by key: what no later check would refuse before there are files. TypeError, ConfigError."""
+    values = pick(values, KEYS)
+    for name in ("epochs", "steps"):
+        if name in values:
+            checks.whole("train", name, values[name], low=0)
     if "bounds" in values:
-        ends: dict[str, list[Any]] = {}
-        for name, *pair in values["bounds"]:
-            if name in ends:
-                raise wrong(ConfigError, "train", "bounds", f"bounds {name} was given twice")
-            ends[name] = [_end(name, end) for end in pair]
-        values["bounds"] = [[name, *pair] for name, pair in sorted(ends.items()) if pair != ["none", "none"]]
+        try:
+            rows = {str(name): [end if end == "none" else float(end) for end in (low, high)]
+                    for name, low, high in values["bounds"]}
+            if len(rows) < len(values["bounds"]):
+                raise ValueError
+            values["bounds"] = [[name, *pair] for name, pair in rows.items()]
+        except (TypeError, ValueError):
+            told = (f"expected bounds of each column once, by its name and two ends, each a number or none, got "
+                    f"{values['bounds']}")
+            raise wrong(ConfigError, "train", "bounds", told) from None
     return values
 
 
-def _end(name: str, value: str) -> Any:
-    try:
-        return value if value == "none" else float(value)
-    except ValueError:
-        raise wrong(ConfigError, "train", "bounds",
-                    f"bounds {name}: an end is a number or none, not {value!r}") from None
-
-
-def pick(values: dict[str, Any], options: Iterable[Option]) -> dict[str, Any]:
-    """Those of the values that are of some options."""
-    return {option.name: values[option.name] for option in options if option.name in values}
+def pick(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Those of the values that have these keys, and are said."""
+    return {key: values[key] for key in keys if values.get(key) is not None}

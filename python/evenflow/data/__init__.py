@@ -106,7 +106,8 @@ int32, 2 columns, 4 classes)
         raise ConfigError(f"[data] columns, label, context and weight are for CSV and Parquet files, not for {path}")
     sides = {"size": size, "crop": crop, "channels": channels}
     if not pictures and (any(value is not None for value in sides.values()) or background is not None):
-        raise ConfigError(f"[data] size, crop, channels and background are for folders of pictures, not for {path}")
+        raise ConfigError("[data] size, crop, channels and background are for folders of pictures, and there is none "
+                          f"at {path}")
     if pictures:
         for name, value in sides.items():
             sides[name] = None if value is None else whole("data", name, value, low=1)

@@ -1,7 +1,7 @@
 """A training run in a folder, with everything that is needed to go on with it or to repeat it.
 
-config.toml    what was asked for, resolved; `evenflow train --config` repeats it
 log.jsonl      first line: the plan, versions, command and data; then what happened
+config.toml    the plan's settings; `evenflow train --config` repeats the run
 model.safetensors, model.state.safetensors    the checkpoint, see evenflow.training.loop
 samples.png, samples/, curve.png    what `evenflow.runs.logs.Outputs` say
 """
@@ -17,9 +17,8 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,36 +29,40 @@ from evenflow._border.files import lock, replacing, writing
 from evenflow._border.weights import mean_one
 from evenflow.data import Dataset
 from evenflow.data.dataset import require_weight, said
-from evenflow.data.folder import MODES
 from evenflow.data.rows import data_mark, drawn_together
-from evenflow.data.table import TABLES, Columns, is_header
-from evenflow.density import Density, column_names, for_flow, name_columns
+from evenflow.data.table import TABLES, Columns
+from evenflow.density import Density, column_names, for_flow
 from evenflow.distributed.ranks import Ranks
 from evenflow.errors import ConfigError, IoError
 from evenflow.flow import Flow
-from evenflow.models import build
 from evenflow.runs.logs import Outputs, Recorder
 from evenflow.score import log_prob_on_ranks
 from evenflow.training.loop import Trainer
-from evenflow.training.samples import checked
-from evenflow.training.settings import Settings
-from evenflow.training.state import state_path
 
-FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png", "curve.png",
-         "samples/epoch_*.png")
+FIRST = ("log.jsonl", "config.toml", "model.state.safetensors", "model.safetensors")
+"""What a run begins with; with the first alone, it can begin again."""
+FILES = (*FIRST, "samples.png", "curve.png", "samples/epoch_*.png")
 """What a run writes."""
-LEFTOVERS = (".evenflow-[0-9]*.tmp", ".[0-9]*.log.jsonl", ".[0-9]*.samples.png", ".[0-9]*.curve.png",
-             "samples/.[0-9]*.epoch_*.png", ".[0-9]*.new")
+LEFTOVERS = (".evenflow-[0-9]*", "samples/.evenflow-[0-9]*")
 """What a killed process leaves half-written: names with its number."""
 BASELINE_ROWS = 1 << 16
 """Rows of a table that a Gaussian is fitted to, and that it is tested on."""
+
+Kind = TypeVar("Kind")
+
+
+def of(kind: type[Kind], settings: dict[str, Any]) -> Kind:
+    """A dataclass from those settings that are its fields."""
+    return kind(**{f.name: settings[f.name] for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+                   if f.name in settings})
 
 
 @dataclass(frozen=True)
 class Source:
     """Where data come from, and what is held out."""
 
-    path: str
+    data: str
+    """An absolute path, or a name."""
     columns: list[str] | None = said(None, "tables: columns to use, in this order")
     label: str | None = said(None, "tables: column of classes")
     context: list[str] | None = said(None, "tables: columns that the density of the others is given")
@@ -70,18 +73,17 @@ class Source:
     pad: int | None = said(None, "images: in the middle of a black square of PAD x PAD")
     valid: float = said(0.1, "fraction for validation, 0 for none, and for testing where the data have no test part")
     seed: int = 0
-    named: bool = False
-    """Whether `path` is a name: a folder of that name may come later, the run's own."""
 
     @property
     def chosen(self) -> Columns:
         """Which columns are read."""
-        return Columns(self.columns, self.label, self.context, self.weight)
+        return Columns.of(self.columns, self.label, self.context, self.weight)
 
     def read(self) -> Dataset:
         """The data as they come, in their own order."""
-        return data.load(self.path, **vars(self.chosen), size=self.size, crop=self.crop, pad=self.pad,
-                         background=self.background, named=self.named)
+        named = not os.path.isabs(self.data)  # a folder of that name may be there, the run's own
+        return data.load(self.data, **vars(self.chosen), size=self.size, crop=self.crop, pad=self.pad,
+                         background=self.background, named=named)
 
     def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None) of data that were read. ConfigError for a part that counts for nothing,
@@ -89,11 +91,11 @@ class Source:
         """
         if whole.test is None:
             if self.valid == 0:
-                raise ConfigError(f"[data] {self.path} has no test part, so valid=0 would leave nothing to test on")
+                raise ConfigError(f"[data] {self.data} has no test part, so valid=0 would leave nothing to test on")
             whole = whole.split(self.valid, self.seed)
         part = (whole.without_test() if self.valid == 0
                 else whole.split(self.valid, (self.seed + 1) % (checks.LARGEST + 1)))
-        require_weight(self.path, training=part.train_weight, validation=part.test_weight, test=whole.test_weight)
+        require_weight(self.data, training=part.train_weight, validation=part.test_weight, test=whole.test_weight)
         return whole, part
 
 
@@ -101,56 +103,28 @@ class Source:
 class Plan:
     """What a run is to do: in the first line of its log."""
 
-    source: Source
-    model: dict[str, Any]
-    """The config of the flow."""
-    training: dict[str, Any]
-    """Fields of evenflow.training.settings.Settings."""
-    outputs: Outputs
-    epochs: int | None = None
-    steps: int | None = None
-    classes: list[str] = field(default_factory=list)
+    settings: dict[str, Any]
+    """By the names of the command line's options, as they were resolved; not those that are None."""
+    classes: list[str]
     """Names of the labels of a class-conditional model."""
-    folder: str = field(default_factory=lambda: _here())
-    """In which the run began."""
-    data: str = ""
-    """`mark` of the data."""
+    mark: str
+    """Tells the data from others, by the samples that are trained, validated and tested on."""
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "steps"):
-            if getattr(self, name) is not None:
-                checks.whole("train", name, getattr(self, name), low=0)
-        if not isinstance(self.classes, list) or not all(isinstance(one, str) for one in (*self.classes, self.folder)):
-            raise TypeError("[train] expected names of classes and of a folder, got others")
+    @property
+    def source(self) -> Source:
+        return of(Source, self.settings)
 
-    def mark(self, whole: Dataset, part: Dataset) -> str:
-        """Tells data from others, by the samples that are trained, validated and tested on."""
-        batches = [part.part("train"), *(one.part("test") for one in (part, whole) if one.test is not None)]
-        return data_mark(np.dtype(self.model["dtype"]), *batches)
-
-    def load(self) -> tuple[Dataset, Dataset]:
-        """(train, test), (train, valid), from where the run began if the data are not here. ConfigError if they are
-        others than then.
-        """
-        source, there = self.source, os.path.join(self.folder, self.source.path)
-        if not source.named and not os.path.exists(source.path) and os.path.exists(there):
-            source = dataclasses.replace(source, path=there)
-        if data.is_pictures(source.path):  # its training has warned of transparent ones
-            source = dataclasses.replace(source, background=source.background or "white")
-        whole, part = source.parts(source.read())
-        if self.mark(whole, part) != self.data:
-            raise ConfigError(f"[data] {source.path} has changed since the run was trained on it; restore it. To "
+    def require(self, whole: Dataset, part: Dataset) -> None:
+        """ConfigError if these are other data than the run's."""
+        if mark(self.settings["dtype"], whole, part) != self.mark:
+            raise ConfigError(f"[data] {self.source.data} has changed since the run was trained on it; restore it. To "
                               "test the model on other data, name them")
-        return whole, part
 
-    def trainer(self, flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
-        """Of the flow, on the training and validation data, whose columns it is told the names of, if they have any."""
-        if not flow.initialized and (self.source.path.lower().endswith(".parquet") or is_header(part.columns)):
-            name_columns(flow, part.columns, part.context)
-        parts = [for_flow(flow, part.part(which)) for which in ("train", *(["test"] if part.test is not None else []))]
-        train, *valid = (checked(flow, where, batch.x, batch.label, batch.context, batch.weight, where == "fit")
-                         for where, batch in zip(("fit", "fit valid"), parts))
-        return Trainer(flow, train, valid[0] if valid else None, Settings(**self.training), ranks)
+
+def mark(dtype: str, whole: Dataset, part: Dataset) -> str:
+    """`Plan.mark` of data."""
+    batches = [part.part("train"), *(one.part("test") for one in (part, whole) if one.test is not None)]
+    return data_mark(np.dtype(dtype), *batches)
 
 
 def tested(flow: Density, part: Dataset) -> Batch:
@@ -177,24 +151,21 @@ class Run:
     def alone(self, ranks: Ranks) -> Iterator[None]:
         """No other process works on the run meanwhile: IoError while one does.
 
-        Makes the folder where there is none, with those above it, and removes them if nothing came into it.
+        Makes the folder where there is none, with those above it, and removes what is empty in the end.
         """
-        held, made = ranks.lead(self._lock)
+        held = ranks.lead(self._lock)
         try:
             yield
         finally:
             if ranks.rank == 0:
                 with contextlib.suppress(OSError):
-                    for folder in made:
-                        os.rmdir(folder)  # only if nothing is in it
+                    os.removedirs(self.folder)
                 os.close(held)
 
-    def _lock(self) -> tuple[int, list[Path]]:
-        """(a descriptor that locks the folder until it is closed or the process ends, the folders made for it)."""
-        made = [folder for folder in (Path(self.folder), *Path(self.folder).parents) if not os.path.exists(folder)]
+    def _lock(self) -> int:
         try:
             os.makedirs(self.folder, exist_ok=True)
-            return lock(self.folder), made
+            return lock(self.folder)
         except BlockingIOError:
             raise IoError(f"[train] another process is working on the run in {self.folder}") from None
         except OSError as error:
@@ -204,27 +175,22 @@ class Run:
         """Makes the first files, all or none. IoError if the folder has files of a run, unless `force`: they are then
         replaced once the new files are complete.
         """
-        trainer.ranks.lead(lambda: self._start(plan, trainer, config, command, force))
-
-    def _start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
         there = self._found(FILES)
         if there and not force:
             what = "a run" if self.exists else f"a file that a run would replace, {os.path.basename(there[0])}"
             raise IoError(f"[train] {self.folder} already has {what}; go on with it by --resume, replace it by "
                           "--force, or choose another folder with --out")
-        new = Run(os.path.join(self.folder, f".{os.getpid()}.new"))
+        new = Run(os.path.join(self.folder, f".evenflow-{os.getpid()}.new"))
         try:
             with writing("train", self.folder):
                 self._remove(LEFTOVERS)
                 os.makedirs(new.folder)
+                new.append({"event": "start", **_circumstances(trainer, command), **vars(plan)})
                 _write(new.config, config)
-                first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
-                _write(new.log, json.dumps(first) + "\n")
                 trainer.write(new.model)
                 self._remove(FILES)
-                # The log first: with it alone, the run can begin again.
-                for path in (self.log, self.config, state_path(self.model), self.model):
-                    os.replace(os.path.join(new.folder, os.path.basename(path)), path)
+                for name in FIRST:
+                    os.replace(os.path.join(new.folder, name), os.path.join(self.folder, name))
         finally:
             shutil.rmtree(new.folder, ignore_errors=True)
 
@@ -246,51 +212,37 @@ class Run:
     def plan(self) -> Plan:
         """From the first line of the log, with the length that was asked for last. IoError if there is none."""
         try:
-            with open(self.log, encoding="utf-8", errors="replace") as file:
-                record = json.loads(file.readline())
-                for later in _records(file):
-                    if later.get("event") == "resume":
-                        record.update(epochs=later["epochs"], steps=later["steps"])
-            fields = {f.name: record[f.name] for f in dataclasses.fields(Plan)}
-            return Plan(**{**fields, "source": Source(**fields["source"]), "outputs": Outputs(**fields["outputs"])})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            first, *later = self._records()
+            plan = of(Plan, first)
+            for record in later:
+                if record.get("event") == "resume":
+                    plan.settings.update(epochs=record["epochs"], steps=record["steps"])
+            return plan
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
-    def resume(self, plan: Plan, device: str, threads: int, ranks: Ranks = Ranks(), *,
-               anew: bool = False) -> tuple[Trainer, Dataset]:
-        """The trainer, at the run's last checkpoint, and all its data. The log goes back to there as well.
+    def _records(self) -> list[dict[str, Any]]:
+        """Of the log; a line that was cut short, or is no record, is left out."""
+        records = []
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with contextlib.suppress(ValueError, RecursionError):
+                    record = json.loads(line)
+                    if isinstance(record, dict) and isinstance(record.get("step", 0), int):
+                        records.append(record)
+        return records
 
-        A run that was killed before its first checkpoint begins again. anew: the plan has another length than
-        before, and patience begins anew.
-        """
-        whole, part = plan.load()
-        begun = os.path.exists(self.model)
-        flow = (models.load(self.model, device=device, threads=threads) if begun
-                else build(plan.model, device=device, threads=threads))
-        trainer = plan.trainer(flow, part, ranks)
-        if begun or os.path.exists(state_path(self.model)):
-            trainer.load(self.model)
-        if anew:
-            trainer.state.progress.stopped, trainer.state.progress.bad_epochs = False, 0
-        ranks.lead(lambda: self._go_on(plan, trainer, anew))
-        return trainer, whole
-
-    def _go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
+    def go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
+        """Takes the log back to the trainer's step. anew: the plan has another length than before."""
         with contextlib.suppress(OSError):  # what can't be removed stays
             self._remove(LEFTOVERS)
-        self._rewind(trainer.state.progress.step)
+        step = trainer.state.progress.step
+        with writing("resume", self.log):
+            kept = [json.dumps(record) + "\n" for record in self._records() if record.get("step", 0) <= step]
+        _write(self.log, "".join(kept))
         if anew:
             trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
-        self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
-
-    def _rewind(self, step: int) -> None:
-        """Drops from the log lines that are no records, and what it says of steps after `step`."""
-        try:
-            with open(self.log, encoding="utf-8", errors="replace") as file:
-                kept = [json.dumps(record) + "\n" for record in _records(file) if record.get("step", 0) <= step]
-        except OSError as error:
-            raise IoError(f"[resume] {self.log} can't be read: {error}") from error
-        _write(self.log, "".join(kept))
+        self.append({"event": "resume", "epochs": plan.settings.get("epochs"), "steps": plan.settings.get("steps")})
 
     def fit(self, trainer: Trainer, plan: Plan, whole: Dataset,
             callback: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -302,36 +254,21 @@ class Run:
         processes = trainer.ranks.collect(f"{platform.node()}:{os.getpid()}")
         if leads and len(processes) > 1:  # launchers report a dead process by its number
             self.append({"event": "ranks", "ranks": processes})
-        recorder = Recorder(self, plan.outputs, trainer)
+        recorder = Recorder(self, of(Outputs, plan.settings), trainer)
 
         def watch(record: dict[str, Any]) -> None:
             if leads:
                 recorder(record)
                 callback(record)
 
-        trainer.run(plan.epochs, plan.steps, watch, self.model)
+        trainer.run(plan.settings.get("epochs"), plan.settings.get("steps"), watch, self.model)
         result = {"event": "end", "epochs": trainer.state.progress.epoch, "steps": trainer.state.progress.step,
                   **evaluate(trainer.flow, whole, trainer.ranks), "baseline_nats": baseline(trainer.flow, whole),
                   "model": self.model, "log": self.log}
         if leads:
-            result.update(pictures=recorder.finish(), notes=recorder.notes)
+            result.update(pictures=recorder.draw(self.samples), notes=recorder.notes)
             self.append(result)
         return result
-
-
-def inside(path: str, folder: str) -> bool:
-    """Whether a path is a folder, or file, or in it."""
-    here = Path(os.path.realpath(path))
-    return here.is_relative_to(os.path.realpath(folder))
-
-
-def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Of a log; a line that was cut short, or is no record, is left out."""
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("step", 0), int):
-                yield record
 
 
 def _write(path: str, text: str) -> None:
@@ -348,14 +285,6 @@ def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
             "matmul_precision": _core.matmul_precision(), "command": command,
             "parameters": trainer.flow.num_params,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
-
-
-def _here() -> str:
-    """The working folder, or nothing where it has been removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""
 
 
 def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
@@ -432,25 +361,27 @@ def held_out(flow: Density | None, plan: Plan | None, source: str | None, size: 
     labelled: of another table too, whose column of classes is otherwise left alone.
     chosen: columns of another CSV or Parquet file instead of the run's, where they are not None.
     """
-    table = source is not None and source.lower().endswith(TABLES)
-    if chosen != Columns() and not table:
-        raise ConfigError("[data] columns, label, context and weight can be chosen in a CSV or Parquet file only, not "
-                          f"in {source or 'the data of a run'}")
     if source is None:
         if plan is None:
             raise ConfigError("[data] a model file has no data of its own; name data to test on")
-        return plan.load()[0]
-    own = columns_of(flow, plan, source) if table else Columns()
+        if chosen != Columns():
+            raise ConfigError("[data] the columns of the run's own data are chosen already; name other data")
+        whole, part = plan.source.parts(plan.source.read())
+        plan.require(whole, part)
+        return whole
+    table, pictures, own = source.lower().endswith(TABLES), data.is_pictures(source), Columns()
     options: dict[str, Any] = {"size": size}
+    if table:
+        own = columns_of(flow, plan, source)
     if plan is not None:
         options["pad"] = plan.source.pad
-        own = dataclasses.replace(own, label=plan.source.label) if labelled and table else own
-    if data.is_pictures(source):
-        if flow is not None and flow.is_image and flow.shape[2] in MODES:
-            options["channels"] = flow.shape[2]
-        if plan is not None:
-            options.update(crop=plan.source.crop, background=plan.source.background or "white",
+        if labelled and table:
+            own = dataclasses.replace(own, label=plan.source.label)
+        if pictures:
+            options.update(crop=plan.source.crop, background=plan.source.background,
                            size=plan.source.size if size is None else size)
+    if pictures and flow is not None and flow.is_image:
+        options["channels"] = flow.shape[2]
     part = data.load(source, **vars(own.over(chosen)), **options)
     return part if plan is None or not plan.classes else _renumber(part, plan.classes)
 

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,33 +29,32 @@ def encode_rows(flow: Density, rows: Any, out: str) -> int:
     labels or context, as decode_rows takes them. Errors leave no file behind.
     """
     check_flow("encode", flow)
-    out = checks.file_name("encode", out)
-    if not out.lower().endswith((".npy", ".npz", ".csv")):
-        raise ConfigError(f"[encode] expected a name ending in .npy, .npz or .csv, got {out}")
-    if out.lower().endswith(".npz"):
-        with replacing("encode", out) as temporary:
-            found = [(batch.x, batch.label, batch.context) for batch in _latents(flow, rows)]
-            kept = {name: np.concatenate(parts) for name, parts in zip(("z", "labels", "context"), zip(*found))
-                    if parts[0] is not None}
-            with open(temporary, "wb") as file:
-                np.savez(file, **kept)  # type: ignore[arg-type]
-        return len(kept["z"])
-    n = 0
-    with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as write:
-        for batch in _latents(flow, rows):
-            write(batch.x)
+    n, out = 0, checks.file_name("encode", out)
+    with _latents_file(flow, out) as write:
+        for block in blocks("encode", rows):
+            given = for_flow(flow, block)
+            batch = take(flow, "encode", block.x, **given.conditions, first=n)
+            write(dataclasses.replace(given, x=forward(flow, "encode", batch, first=n)[0]))
             n += len(batch)
+        check_any("encode", n)
     return n
 
 
-def _latents(flow: Density, rows: Any) -> Iterator[Batch]:
-    n = 0
-    for block in blocks("encode", rows):
-        given = for_flow(flow, block)
-        batch = take(flow, "encode", block.x, **given.conditions, first=n)
-        yield dataclasses.replace(given, x=forward(flow, "encode", batch, first=n)[0])
-        n += len(batch)
-    check_any("encode", n)
+@contextlib.contextmanager
+def _latents_file(flow: Density, out: str) -> Iterator[Callable[[Batch], Any]]:
+    if out.lower().endswith(".npz"):
+        with replacing("encode", out) as temporary, open(temporary, "wb") as file:
+            batches: list[Batch] = []
+            yield batches.append
+            kept = {name: np.concatenate([getattr(batch, part) for batch in batches])
+                    for name, part in (("z", "x"), ("labels", "label"), ("context", "context"))
+                    if getattr(batches[0], part) is not None}
+            np.savez(file, **kept)  # type: ignore[arg-type]
+    elif out.lower().endswith((".npy", ".csv")):
+        with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as write:
+            yield lambda batch: write(batch.x)
+    else:
+        raise ConfigError(f"[encode] expected a name ending in .npy, .npz or .csv, got {out}")
 
 
 def decode_rows(flow: Density, rows: Any, out: str, label: int | None = None,
@@ -67,16 +66,16 @@ def decode_rows(flow: Density, rows: Any, out: str, label: int | None = None,
     """
     check_flow("decode", flow)
     n, numbers = 0, None if context is None else arrays.as_numbers("decode", "the context", context)
-    each = numbers if numbers is not None and numbers.ndim == 2 else None
+    each = numbers is not None and numbers.ndim == 2
     with write_data("decode", flow, out, names=names) as write:
         for block in blocks("decode", rows):
-            given = for_flow(flow, block).conditions or {"label": label, "context": (
-                numbers if each is None else each[n:n + len(block)])}
+            own = numbers[n:n + len(block)] if numbers is not None and each else numbers
+            given = for_flow(flow, block).conditions or {"label": label, "context": own}
             batch = take_latents(flow, "decode", block.x, **given, first=n)
             write(inverse(flow, "decode", batch, first=n)[0])
             n += len(batch)
-        if each is not None and n != len(each):
-            raise ShapeError(f"[decode] expected as many rows of context as latents, {n}, got {len(each)}")
+        if numbers is not None and each and n != len(numbers):
+            raise ShapeError(f"[decode] expected as many rows of context as latents, {n}, got {len(numbers)}")
         check_any("decode", n)
     return n
 
@@ -89,17 +88,17 @@ def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, se
     samples of each of its rows, M n in that order.
     """
     check_flow("sample", flow)
-    n = checks.whole("sample", "n", n, low=1)
+    total = n = checks.whole("sample", "n", n, low=1)
     if label is not None and not flow.classes:
         raise ConfigError("[sample] label given, but the model has no classes")
     numbers = None if context is None else arrays.as_numbers("sample", "the context", context)
     if each := numbers is not None and numbers.ndim == 2:
         latents = np.broadcast_to(np.zeros(flow.dims, flow.dtype), (len(numbers), flow.dims))
-        numbers = take_latents(flow, "sample", latents, context=numbers).context
-    total = n * len(numbers) if numbers is not None and each else n
-    check_any("sample", total)
+        numbers = take_latents(flow, "sample", latents, context=numbers).context  # a bad one by its own row
+        total = n * len(numbers)
     turns = flow.classes > 0 and label is None
     with write_data("sample", flow, path, flow.classes if turns else None, names) as write:
+        check_any("sample", total)
         for block in slices(flow, total):
             rows = np.arange(block.start, block.stop)
             write(flow.sample(len(rows), temperature=temperature, seed=seed, first=block.start,
@@ -149,11 +148,9 @@ def _pictures(where: str, flow: Density, path: str) -> Iterator[Write]:
     """Writes numbered pictures into a folder beside `path`, which is renamed to it if the block ends well."""
     plot.writer(flow.shape[2])
     parent, name = os.path.split(os.path.normpath(path))
-    if name in ("", ".", ".."):
-        raise ConfigError(f"[{where}] expected the name of a new folder, got {path!r}")
-    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-        raise IoError(f"[{where}] expected a new or empty folder, got {path}")
-    temporary, numbers = os.path.join(parent, f".{os.getpid()}.{name}"), itertools.count()
+    if os.path.exists(os.path.join(parent, name)):
+        raise IoError(f"[{where}] expected the name of a new folder, got {path!r}")
+    temporary, numbers = os.path.join(parent, f".evenflow-{os.getpid()}-{name}"), itertools.count()
 
     def write(x: np.ndarray) -> None:
         for image in flow.to_uint8(x.reshape(-1, *flow.shape)):
@@ -163,8 +160,6 @@ def _pictures(where: str, flow: Density, path: str) -> Iterator[Write]:
         os.mkdir(temporary)
         try:
             yield write
-            if os.path.isdir(path):
-                os.rmdir(path)  # Windows renames to a new name only
             os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,47 +45,34 @@ class Recorder:
         if epoch or "skipped" in record or (often and record["step"] % often == 0):
             self.run.append(record)
         if epoch and self.outputs.sample_every and record["epoch"] % self.outputs.sample_every == 0:
-            self._picture(self._samples, os.path.join(self.run.sample_folder, f"epoch_{record['epoch']:05d}.png"))
-            self._picture(self._curve, self.run.curve)
+            self.draw(os.path.join(self.run.sample_folder, f"epoch_{record['epoch']:05d}.png"))
 
-    def finish(self) -> list[str]:
-        """Draws the last pictures, from the values that the flow holds, and returns the names of those there are."""
-        drawn = [self._picture(self._samples, self.run.samples), self._picture(self._curve, self.run.curve)]
-        return [path for path in drawn if path is not None]
+    def draw(self, samples: str) -> list[str]:
+        """Draws samples and the learning curve, from the values that the flow holds, and returns the names of those
+        there are. A picture that can't be drawn is noted, and ends no training.
+        """
+        drawn = []
+        for what, path, draw, wanted in (("samples", samples, self._samples, self.trainer.flow.is_image),
+                                         ("curve", self.run.curve, self._curve, bool(self.trainer.history))):
+            try:
+                if wanted:
+                    draw(path)
+                    drawn.append(path)
+            except (MissingExtra, NumericError, ShapeError) as error:
+                note = f"{what}.png was not drawn: {error}"
+                self.notes += [] if note in self.notes else [note]
+        return drawn
 
-    def _picture(self, draw: Callable[[str], bool], path: str) -> str | None:
-        """A picture that can't be drawn is noted, and ends no training."""
-        curve, shape = path == self.run.curve, self.trainer.flow.shape
-        try:
-            return path if draw(path) else None
-        except MissingExtra:
-            why = f'{"matplotlib" if curve else "Pillow"} is not installed (pip install "evenflow[cli]")'
-        except ShapeError:
-            why = f"a picture has 1 to 4 channels, and these images have {shape[-1]}"
-        except NumericError:
-            why = (f"samples at temperature {self.outputs.temperature:g} are not finite; try a lower --temperature, a "
-                   "smaller model or coupling=\"additive\"")
-        note = f"{'curve.png' if curve else 'samples.png'} was not drawn: {why}"
-        self.notes += [] if note in self.notes else [note]
-        return None
-
-    def _samples(self, path: str) -> bool:
-        flow = self.trainer.flow
-        if not flow.is_image:
-            return False
+    def _samples(self, path: str) -> None:
+        flow, data = self.trainer.flow, self.trainer.valid or self.trainer.data
         plot.writer(flow.shape[-1])
         with writing("train", folder := os.path.dirname(path)):
             os.makedirs(folder, exist_ok=True)
         # The same latents every time, so that pictures of different epochs can be compared; a line for each of ten
         # contexts that the data have.
-        data = self.trainer.data if self.trainer.valid is None else self.trainer.valid
         contexts = np.resize(data.context, (10, flow.context)) if flow.context else None
         write_samples(flow, 100 if contexts is None else 10, path, self.outputs.temperature, seed=0, context=contexts)
-        return True
 
-    def _curve(self, path: str) -> bool:
-        if not self.trainer.history:
-            return False
+    def _curve(self, path: str) -> None:
         with replacing("train", path) as temporary:
             plot.learning_curve(self.trainer.history, temporary)
-        return True
