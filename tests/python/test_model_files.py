@@ -174,7 +174,7 @@ def test_commands_on_a_model_file_alone(tmp_path, capsys, images, glow):
     result = json.loads(capsys.readouterr().out)
     assert result["config"] == flow.config and "run" not in result and "bfloat16" not in result
     for command, word in ((["eval", path], "[data] a model file has no data of its own"),
-                          (["sample", path, "--label", "3"], "[label] expected a label in 0 ... 2, got 3")):
+                          (["sample", path, "--label", "3"], "expected label in 0 ... 2, got 3")):
         assert main(command) == 2
         assert word in capsys.readouterr().err
     assert main(["sample", path, "--label", "2", "--n", "3", "--out", out]) == 0
