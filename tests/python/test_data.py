@@ -109,7 +109,7 @@ def test_images_in_a_black_square(tmp_path):
     outside = ef.data.Dataset(rows.Picked(x, np.arange(5)), kind="image").padded(11).train
     assert isinstance(outside, Rows) and outside.dtype == np.uint8
     assert np.array_equal(outside[[3, 0]], padded.train[[3, 0]]) and np.array_equal(outside[1:3], padded.train[1:3])
-    assert padded.padded(11).train is padded.train
+    assert np.array_equal(padded.padded(11).train, padded.train)
     with pytest.raises(ef.ShapeError, match="expected images of at most 7 x 7 pixels for this pad, got 8 x 7"):
         ef.data.load(tmp_path / "x.npz", pad=7)
     with pytest.raises(ef.ConfigError, match="pad is for images"):
@@ -185,11 +185,11 @@ class Bomb:
 
 @pytest.mark.parametrize("content, word", [
     (lambda p: np.save(p, np.array([Bomb()], object), allow_pickle=True), "[Oo]bject"),
-    (lambda p: p.write_bytes(pickle.dumps(Bomb())), "[Oo]bject"),
+    (lambda p: p.write_bytes(pickle.dumps(Bomb())), "magic string"),
     (lambda p: p.write_bytes(b""), "npy file"),
     (lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes()[:-8])), "npy file"),
     (lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes().replace(b"}", b" "))), "npy file"),
-    (lambda p: (np.savez(f"{p}.npz", x=np.zeros((9, 3))), os.rename(f"{p}.npz", p)), "it is an archive"),
+    (lambda p: (np.savez(f"{p}.npz", x=np.zeros((9, 3))), os.rename(f"{p}.npz", p)), "magic string"),
     (lambda p: np.save(p, np.zeros((9, 3, 3), np.int64)), "int64"),
     (lambda p: np.save(p, np.zeros((9, 3), bool)), "bool"),
     (lambda p: np.save(p, np.zeros((9, 3), np.uint8)), r"other than uint8, got uint8 \(9, 3\)"),
@@ -203,20 +203,9 @@ def test_broken_npy(tmp_path, content, word):
         ef.data.load(path)
 
 
-@pytest.mark.parametrize("value, word", [(np.nan, r"missing value \(nan\)"), (-np.inf, "-inf is not finite")])
-def test_values_that_are_not_finite(tmp_path, value, word):
-    x = np.zeros((5, 3))
-    x[3, 1] = value
-    np.save(tmp_path / "x.npy", x)
-    np.savez(tmp_path / "x.npz", x=np.zeros((5, 2)), context=x)
-    for name, of in (("x.npy", ""), ("x.npz", " of the context")):
-        with pytest.raises(ef.IoError, match=f"{name}, row 3, column 1{of}: {word}"):
-            ef.data.load(tmp_path / name)
-
-
 @pytest.mark.parametrize("arrays, word", [
     (dict(y=np.zeros((3, 2))), "no array train, x or data; the file holds y"),
-    (dict(train=np.zeros((3, 2)), test=np.zeros((3, 4))), "test data like"),
+    (dict(train=np.zeros((3, 2)), test=np.zeros((3, 4))), r"differ in their samples: expected shape \(2,\) for each, got \(4,\)"),
     (dict(train=np.zeros((3, 2)), train_labels=np.zeros(4, int)), r"whole numbers \(3,\)"),
     (dict(train=np.zeros((3, 2)), labels=np.array([0, -1, 2])), "got -1"),
     (dict(train=np.array([{}, {}], object)), "[Oo]bject"),
@@ -238,20 +227,21 @@ def small_memory(monkeypatch):
 def test_large_arrays_stay_in_their_files(tmp_path, small_memory):
     table, grey = rng.standard_normal((50, 3)).astype(np.float32), rng.integers(0, 256, (30, 4, 4), np.uint8)
     np.save(tmp_path / "t.npy", table)
-    np.savez(tmp_path / "g.npz", x=np.zeros(3), train=grey, test=grey[:9], labels=np.arange(30) % 3)
-    np.savez_compressed(tmp_path / "c.npz", train=grey)
-    one, many = ef.data.load(tmp_path / "t.npy"), ef.data.load(tmp_path / "g.npz")
-    assert all(isinstance(x, rows.Stored) for x in (one.train, many.train, many.test))
-    assert np.array_equal(one.train[:], table) and one.kind == "table"
-    assert np.array_equal(many.train[[7, 3]], grey[[7, 3], ..., None]) and many.shape == (4, 4, 1)
-    assert np.array_equal(many.test[:], grey[:9, ..., None]) and many.classes == ["0", "1", "2"]
-    assert isinstance(ef.data.load(tmp_path / "c.npz").train, np.ndarray)
+    one = ef.data.load(tmp_path / "t.npy").train
+    assert isinstance(one, np.memmap) and np.array_equal(one, table)
+    (tmp_path / "folder").mkdir()
+    for name, array in dict(train=grey, test=grey[:9], labels=np.arange(30) % 3).items():
+        np.save(tmp_path / "folder" / f"{name}.npy", array)
+    many = ef.data.load(tmp_path / "folder")
+    assert isinstance(many.train, np.memmap) and np.array_equal(many.train[[7, 3]], grey[[7, 3], ..., None])
+    assert np.array_equal(many.test, grey[:9, ..., None]) and many.classes == ["0", "1", "2"]
 
 
 def test_split_of_a_file_keeps_no_numbers(tmp_path, small_memory):
     table = rng.standard_normal((50, 3))
-    np.savez(tmp_path / "t.npz", x=table, labels=np.arange(50))
-    part = ef.data.load(tmp_path / "t.npz").split(0.2)
+    np.save(tmp_path / "x.npy", table)
+    np.save(tmp_path / "labels.npy", np.arange(50))
+    part = ef.data.load(tmp_path).split(0.2)
     assert isinstance(part.train.index, rows.Order) and len(part.test) == 10
     assert np.array_equal(part.train[:], table[part.train_labels])
     assert np.array_equal(np.sort(np.concatenate([part.train_labels, part.test_labels])), np.arange(50))
@@ -259,9 +249,8 @@ def test_split_of_a_file_keeps_no_numbers(tmp_path, small_memory):
     flow.fit(part.train, valid=part.test, batch_size=8, epochs=2)
 
 
-@pytest.mark.parametrize("limit, held_out", [(10**9, "val_data"), (100, "test_data")])
-def test_imagenet_batches(tmp_path, monkeypatch, limit, held_out):
-    monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", limit)
+@pytest.mark.parametrize("held_out", ["val_data", "test_data"])
+def test_imagenet_batches(tmp_path, held_out):
     planes = rng.integers(0, 256, (10, 3 * 64), np.uint8)
     for k, name in enumerate(["train_data_batch_1", "train_data_batch_2", "train_data_batch_10"]):
         np.savez(tmp_path / f"{name}.npz", data=planes[3 * k:3 * k + 3], labels=np.arange(3) + 3 * k + 1,
@@ -269,13 +258,14 @@ def test_imagenet_batches(tmp_path, monkeypatch, limit, held_out):
     np.savez(tmp_path / f"{held_out}.npz", data=planes[9:], labels=np.array([12]))
     data = ef.data.load(tmp_path)
     images = planes.reshape(10, 3, 8, 8).transpose(0, 2, 3, 1)
-    assert np.array_equal(np.asarray(data.train), images[:9]) and np.array_equal(data.test[:], images[9:])
+    assert np.array_equal(data.train, images[:9]) and np.array_equal(data.test, images[9:])
     assert np.array_equal(data.train_labels, np.arange(9)) and np.array_equal(data.test_labels, [11])
-    assert isinstance(data.train, rows.Joined if limit == 100 else np.ndarray) and len(data.classes) == 12
-    for arrays, word in ((dict(data=planes[:, :12], labels=np.arange(10)), "expected labels counted from 1, .* got 0"),
-                         (dict(data=planes[:, :12], labels=np.arange(10) + 1), r"expected samples as in .*, uint8 \(8, 8, 3\) each"),
-                         (dict(data=planes[:, :13]), r"expected data as uint8 \(N, 3 S S\)"),
-                         (dict(data=planes), "expected labels as in .*batch_1.npz")):
+    assert len(data.classes) == 12
+    for arrays, word in ((dict(data=planes[:, :12], labels=np.arange(10)), "batch_3.npz: expected labels in 0 .* got -1"),
+                         (dict(data=planes[:, :12], labels=np.arange(10) + 1), "batch_3.npz: expected the arrays of .*npz"),
+                         (dict(data=planes[:, :13]), "batch_3.npz: this .npz file can't be read: cannot reshape"),
+                         (dict(data=planes), "batch_3.npz: expected the arrays .* 'label': None"),
+                         (dict(x=images, test=images), "batch_3.npz: this file has a test part")):
         np.savez(tmp_path / "train_data_batch_3.npz", **arrays)
-        with pytest.raises(ef.IoError, match=f"batch_3.npz: {word}"):
+        with pytest.raises(ef.IoError, match=word):
             ef.data.load(tmp_path)

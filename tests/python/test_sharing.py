@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow.data.rows import Stored
 
 forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
 
@@ -93,19 +92,6 @@ def test_torch_may_be_imported_before_or_after():
                             capture_output=True, text=True, timeout=120, check=True).stdout
              for imports in ("import torch, evenflow", "import evenflow, torch")]
     assert found[0] and found[0] == found[1]
-
-
-@forks
-def test_forks_read_one_file(tmp_path):
-    table = np.arange(30_000.0).reshape(10_000, 3)
-    np.save(tmp_path / "t.npy", table)
-    rows = Stored(tmp_path / "t.npy", 128, table.shape, table.dtype)
-
-    def job(i):
-        index = np.random.default_rng(i).integers(0, len(table), (200, 50))
-        return all(np.array_equal(rows[some], table[some]) for some in index)
-
-    assert in_children(4, job)
 
 
 def test_threads_read_while_one_trains(busy):

@@ -87,7 +87,7 @@ def test_arrays_of_numpy_files(tmp_path):
         np.savez(tmp_path / "many" / f"train{i}.npz", x=X[i::2], weight=W[i::2])
     assert np.array_equal(ef.data.load(tmp_path / "many").train_weight, np.concatenate([W[0::2], W[1::2]]))
     np.savez(tmp_path / "many" / "train1.npz", x=X)
-    with pytest.raises(ef.IoError, match="train1.npz: expected weight as in"):
+    with pytest.raises(ef.IoError, match="train1.npz: expected the arrays of "):
         ef.data.load(tmp_path / "many")
 
 

@@ -161,7 +161,7 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None = None,
     if is_pictures(source.data) and source.background is None:
         resolved["background"] = "white"  # of which a warning has told once
     return trainer, whole, Plan(options.pick(resolved, options.KEYS), whole.classes if flow.classes else [],
-                                mark(flow.config["dtype"], whole, part))
+                                mark(whole, part))
 
 
 def _model_settings(values: dict[str, Any], name: str, whole: Dataset) -> dict[str, Any]:

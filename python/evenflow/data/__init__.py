@@ -17,7 +17,7 @@ from evenflow.data.augment import Augment
 from evenflow.data.check import check_table
 from evenflow.data.dataset import Dataset, checked, entries, require_weight
 from evenflow.data.folder import MODES, SUFFIXES, read_folder
-from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
+from evenflow.data.numpy_files import read_npy, read_npy_folder, read_npz, read_npz_folder
 from evenflow.data.public import download
 from evenflow.data.table import TABLES, Columns, read_table
 from evenflow.data.toys import checkerboard, rings, two_moons
@@ -40,7 +40,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None 
     Names are `digits` (8x8x1, 16 levels, for `bits=4`), `two-moons`, `rings`, `checkerboard` (10,000 + 2,000 points in
     the plane), and `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`, which are downloaded once (see `download`).
     Paths are files of numpy, CSV, Parquet and IDX, archives of CIFAR, SVHN's files, and folders, as the guide on data
-    describes them. An array larger than 256 MiB stays in its file, if that is not compressed, and so do pictures.
+    describes them. An array of a .npy file that is larger than 256 MiB stays there, as a np.memmap, and so do pictures.
 
     Parameters
     ----------
@@ -149,7 +149,8 @@ def _folder_reader(path: str) -> Callable[[str], Dataset] | None:
     return next((read for read, fits in (
         (public.read_idx_folder, any("idx3-ubyte" in name for name in names)),
         (public.read_cifar, public.is_cifar(names)), (public.read_svhn, public.SVHN[0] in names),
-        (read_npz_folder, any(name.lower().endswith(".npz") for name in names))) if fits), None)
+        (read_npz_folder, any(name.lower().endswith(".npz") for name in names)),
+        (read_npy_folder, any(name.lower().endswith(".npy") for name in names))) if fits), None)
 
 
 def _reader(path: str) -> Callable[[str], Dataset]:

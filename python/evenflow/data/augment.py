@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from evenflow._border import checks
 from evenflow.errors import ConfigError
 from evenflow.data.dataset import said
-from evenflow.data.rows import scramble
 
 DRAWS = 8
 LARGEST = {"shift": 1.0, "rotation": 180.0, "zoom": 0.9, "shear": 1.5}
@@ -127,7 +126,14 @@ def _uniforms(seed: int, epoch: int, index: NDArray[np.integer[Any]]) -> NDArray
     """(n, DRAWS) numbers in [0, 1) that depend on (seed, epoch, index[i]) alone."""
     key = np.random.SeedSequence([seed, epoch, DRAWS]).generate_state(2, np.uint64)
     count = index.astype(np.uint64)[:, None] * np.uint64(DRAWS) + np.arange(DRAWS, dtype=np.uint64)
-    return np.asarray((scramble(scramble(count ^ key[0]) + key[1]) >> np.uint64(11)) * 2.0**-53)
+    return np.asarray((_scramble(_scramble(count ^ key[0]) + key[1]) >> np.uint64(11)) * 2.0**-53)
+
+
+def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A hash of 64-bit numbers, one to one (the last step of SplitMix64; Steele, Lea, Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))
 
 
 def _nearest(place: NDArray[np.float64], size: int) -> NDArray[np.intp]:

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from evenflow._border.batch import Batch
 from evenflow._border.checks import choice, number, whole
 from evenflow.errors import ConfigError, Error, IoError, ShapeError, wrong
-from evenflow._border.rows import Rows
-from evenflow.data.rows import Bordered, Order, bordered, group_of, pick, shuffled
+from evenflow._border.rows import Rows, stays_outside
+from evenflow.data.rows import Bordered, drawn, pick
 
 LARGEST_LABEL = (1 << 20) - 1
 MISSING = ("", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "?")
@@ -29,16 +29,6 @@ PER_SAMPLE = ("labels", "attributes", "context", "weight")
 def said(default: Any, help: str) -> Any:
     """A field of a dataclass that is also an option of the command line, with its line of help."""
     return field(default=default, metadata={"help": help})
-
-
-class Floats(Rows):
-    """Whole numbers as float64."""
-
-    def __init__(self, base: Rows):
-        self.base, self.shape, self.dtype, self.group = base, base.shape, np.dtype(np.float64), group_of(base)
-
-    def _read(self, index: slice | np.ndarray) -> np.ndarray:
-        return self.base[index].astype(np.float64)
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,9 +141,7 @@ class Dataset:
         if not 0 < count < n:
             raise ConfigError(f"[split] a fraction of {fraction:g} takes {count} of {n} samples; both parts need at "
                               "least one")
-        order = shuffled(self.train, seed)
-        test, train = ((order.part(0, count), order.part(count, n)) if isinstance(order, Order)
-                       else (np.sort(order[:count]), np.sort(order[count:])))
+        test, train = drawn(self.train, count, seed)
         parts: dict[str, Any] = {}
         for name in PER_SAMPLE:
             values = getattr(self, f"train_{name}")
@@ -195,39 +183,32 @@ class Dataset:
                              f"got {self.shape[0]} x {self.shape[1]}")
 
         def part(x: Any) -> Any:
-            if x is None or x.shape[1:3] == (size, size):
-                return x
-            return Bordered(x, size) if isinstance(x, Rows) else bordered(x, size)
+            if x is None:
+                return None
+            return Bordered(x, size) if stays_outside(x) else Bordered(x, size)[:]
 
         return dataclasses.replace(self, train=part(self.train), test=part(self.test))
 
 
-def checked(path: str, train: np.ndarray | Rows, test: np.ndarray | Rows | None = None,
-            **given: ArrayLike | None) -> Dataset:
-    """A file's arrays as a data set. IoError where they don't fit each other, or for a number of a table in memory
-    that is not finite.
+def checked(path: str, train: Any, test: Any = None, **given: ArrayLike | None) -> Dataset:
+    """A file's arrays as a data set. IoError where they don't fit each other.
 
     given: train_labels, test_labels, train_context, test_context, train_weight and test_weight.
     """
-    fields: dict[str, Any] = dict.fromkeys(("train_context", "test_context", "train_weight", "test_weight"))
-    parts = {"train": train} if test is None else {"train": train, "test": test}
-    for part, x in parts.items():
-        fields[part], fields["kind"] = _samples(path, x)
+    fields: dict[str, Any] = {}
+    for part, x in (("train", train), ("test", test)):
+        fields[part] = None if x is None else _samples(path, x)
         for name, check in (("labels", _labels), ("context", checked_context), ("weight", _weight)):
             values = given.get(f"{part}_{name}")
-            fields[f"{part}_{name}"] = None if values is None else check(path, np.asarray(values), len(x))
-    if test is not None:
-        x, y = fields["train"], fields["test"]
-        if y.shape[1:] != x.shape[1:] or (x.dtype == np.uint8) != (y.dtype == np.uint8):
-            raise IoError(f"[data] {path}: expected test data like the training data {x.shape}, got {y.shape}")
-        for name in ("context", "weight"):
-            shapes = [None if c is None else c.shape[1:] for c in (fields[f"train_{name}"], fields[f"test_{name}"])]
-            if shapes[0] != shapes[1]:
-                raise IoError(f"[data] {path}: the training and the test part differ in their {name}; both need it, "
-                              "with as many numbers for each sample, or neither")
-    labels = [y for y in (fields["train_labels"], fields.get("test_labels")) if y is not None]
-    fields["classes"] = [str(i) for i in range(1 + max((int(y.max()) for y in labels), default=-1))]
-    return Dataset(**fields)
+            fields[f"{part}_{name}"] = None if x is None or values is None else check(path, np.asarray(values), len(x))
+    for name in ("", "_context", "_weight") if test is not None else ():
+        one, other = (None if x is None else x.shape[1:] for x in (fields[f"train{name}"], fields[f"test{name}"]))
+        if one != other:
+            raise IoError(f"[data] {path}: the training and the test part differ in their {name[1:] or 'samples'}: "
+                          f"expected shape {one} for each, got {other}")
+    labels = [y for y in (fields["train_labels"], fields["test_labels"]) if y is not None]
+    classes = [str(i) for i in range(1 + max((int(y.max()) for y in labels), default=-1))]
+    return Dataset(**fields, kind="image" if fields["train"].dtype == np.uint8 else "table", classes=classes)
 
 
 @contextlib.contextmanager
@@ -299,30 +280,18 @@ def is_number(text: str) -> bool:
         return False
 
 
-def _samples(path: str, x: Any) -> tuple[Any, str]:
-    """Images with an axis of channels or a table of floats, and which of the two."""
-    if x.dtype == np.uint8 and x.ndim in (3, 4):
-        x, kind = (x.reshape(*x.shape, 1) if x.ndim == 3 else x), "image"
-    elif x.dtype.kind in "iuf" and x.dtype != np.uint8 and x.ndim == 2:
-        if x.dtype.kind != "f":
-            x = Floats(x) if isinstance(x, Rows) else x.astype(np.float64)
-        kind = "table"
-    else:
-        hint = ("; evenflow.to_uint8(x, bits) makes levels of floats in 0 ... 2^bits, as evenflow samples them"
-                if x.dtype.kind == "f" and x.ndim in (3, 4) else "")
-        raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a table (N, D) of floats or of whole "
-                      f"numbers other than uint8, got {x.dtype} {x.shape}{hint}")
+def _samples(path: str, x: Any) -> Any:
+    """Images with an axis of channels, or a table of floats; of whole numbers only where it stays in its file."""
     if 0 in x.shape:
         raise IoError(f"[data] {path}: expected at least one sample, got {x.shape}")
-    if kind == "table" and isinstance(x, np.ndarray):
-        _require_finite(path, x)
-    return x, kind
-
-
-def _require_finite(path: str, x: np.ndarray, of: str = "") -> None:
-    flaws = Flaws(path, of)
-    flaws.add(range(x.shape[1]), ~np.isfinite(x), x.T)
-    flaws.refuse()
+    if x.dtype == np.uint8 and x.ndim in (3, 4):
+        return x.reshape(*x.shape, 1) if x.ndim == 3 else x
+    if x.dtype.kind in "iuf" and x.dtype != np.uint8 and x.ndim == 2:
+        return x if x.dtype.kind == "f" or stays_outside(x) else x.astype(np.float64)
+    hint = ("; evenflow.to_uint8(x, bits) makes levels of floats in 0 ... 2^bits, as evenflow samples them"
+            if x.dtype.kind == "f" and x.ndim in (3, 4) else "")
+    raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a table (N, D) of floats or of whole "
+                  f"numbers other than uint8, got {x.dtype} {x.shape}{hint}")
 
 
 def _labels(path: str, y: np.ndarray, n: int) -> NDArray[np.int32]:
@@ -337,9 +306,7 @@ def checked_context(path: str, c: np.ndarray, n: int) -> NDArray[np.float64]:
     """A file's context of n samples as (n, C) float64. IoError."""
     if c.dtype.kind not in "iuf" or c.ndim not in (1, 2) or len(c) != n or 0 in c.shape:
         raise IoError(f"[data] {path}: expected numbers ({n}, C) or ({n},) as context, got {c.dtype} {c.shape}")
-    numbers = c.reshape(n, -1).astype(np.float64)
-    _require_finite(path, numbers, " of the context")
-    return numbers
+    return c.reshape(n, -1).astype(np.float64)
 
 
 def _weight(path: str, w: np.ndarray, n: int) -> NDArray[np.float64]:

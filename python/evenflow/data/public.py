@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from evenflow._border.checks import choice
 from evenflow.data.dataset import Dataset, checked, reading
 from evenflow.data.folder import Box, Pictures, middle
-from evenflow.data.numpy_files import Planes
+from evenflow.data.numpy_files import planes
 from evenflow.errors import IoError
 from evenflow._border.extras import need
 from evenflow.data.rows import pick
@@ -195,7 +195,7 @@ def read_cifar(path: str) -> Dataset:
         if records[:, marks - 1].max() >= count:
             raise IoError(f"[data] {path}: {name}: expected labels in 0 ... {count - 1}, "
                           f"got {records[:, marks - 1].max()}")
-        parts.append((Planes(records[:, marks:])[:], records[:, marks - 1].astype(np.int32)))
+        parts.append((planes(records[:, marks:]), records[:, marks - 1].astype(np.int32)))
     classes = files[meta].decode("utf-8", "replace").split()
     if len(classes) != count:
         raise IoError(f"[data] {path}: {meta}: expected the names of {count} classes, got {len(classes)}")

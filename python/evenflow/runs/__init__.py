@@ -116,15 +116,15 @@ class Plan:
 
     def require(self, whole: Dataset, part: Dataset) -> None:
         """ConfigError if these are other data than the run's."""
-        if mark(self.settings["dtype"], whole, part) != self.mark:
+        if mark(whole, part) != self.mark:
             raise ConfigError(f"[data] {self.source.data} has changed since the run was trained on it; restore it. To "
                               "test the model on other data, name them")
 
 
-def mark(dtype: str, whole: Dataset, part: Dataset) -> str:
+def mark(whole: Dataset, part: Dataset) -> str:
     """`Plan.mark` of data."""
     batches = [part.part("train"), *(one.part("test") for one in (part, whole) if one.test is not None)]
-    return data_mark(np.dtype(dtype), *batches)
+    return data_mark(*batches)
 
 
 def tested(flow: Density, part: Dataset) -> Batch:

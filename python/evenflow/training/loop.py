@@ -368,7 +368,7 @@ class Trainer:
     @functools.cached_property
     def data_mark(self) -> str:
         """Tells one data set from another, see `data_mark`."""
-        return data_mark(self.flow.dtype, self.data, self.valid)
+        return data_mark(self.data, self.valid)
 
 
 def saved_settings(path: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from evenflow._border.batch import Batch
 from evenflow._border.bounds import require_inside
 from evenflow._border.rows import stays_outside
 from evenflow._border.weights import mean_one
-from evenflow.data.rows import Order, pick, shuffled
+from evenflow.data.rows import drawn, pick
 from evenflow.density import Density, check, check_levels, column_names, limits_of
 from evenflow.errors import ConfigError, wrong
 
@@ -61,12 +61,8 @@ def held_out(where: str, data: Batch, share: float, seed: int) -> tuple[Batch, B
         return data, None
     if count == n:
         raise wrong(ConfigError, where, "valid", f"expected a share that leaves rows to train on, got {share:g} of {n}")
-    order = shuffled(data.x, seed)
-    rows = [order.part(a, b) if isinstance(order, Order) else np.sort(order[a:b]) for a, b in ((count, n), (0, count))]
-    rest, valid = (Batch(pick(data.x, part), *(None if values is None else values[part[:]] for values in (
-        data.label, data.context, data.weight))) for part in rows)
-    return _of_mean_one(where, rest), _of_mean_one(where, valid)
-
-
-def _of_mean_one(where: str, data: Batch) -> Batch:
-    return Batch(data.x, data.label, data.context, mean_one(where, data.weight))
+    valid, rest = (Batch(pick(data.x, rows), *(None if values is None else values[rows[:]] for values in (
+        data.label, data.context, data.weight))) for rows in drawn(data.x, count, seed))
+    for part in (valid, rest):
+        part.weight = mean_one(where, part.weight)
+    return rest, valid
