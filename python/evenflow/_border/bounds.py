@@ -91,7 +91,7 @@ def require_inside(where: str, bounds: Pairs | None, x: np.ndarray, rows: np.nda
     raise wrong(NumericError, where, "x",
                 f"expected values {wanted} for column {name}, got {_shown(value)} for sample {number}; "
                 f"{int(bad.any(1).sum())} of {len(x)} rows lie {what}: {todo}, or leave "
-                f"the rows out{'; if float32 has rounded them to it, use dtype float64' * near}", row=number, column=name)
+                f"the rows out{'; if float32 has rounded them to it, use dtype float64' * near}", number, name)
 
 
 def _shown(number: Any) -> str:
