@@ -12,7 +12,7 @@ import numpy as np
 
 from evenflow import _core
 from evenflow._border import checks
-from evenflow.density import Density, calls_of, column_names, core_of, name_columns, set_calls
+from evenflow.density import LAST, Density, calls_of, column_names, core_of, name_columns, set_calls
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 
 FORMAT = "1"
@@ -32,37 +32,38 @@ def save(flow: Density, path: Any, marks: dict[str, str] | None = None) -> None:
     values = core_of(flow).values.copy()  # at once, since another thread may train
     tensors = {name: values[offset:offset + size].reshape(shape) for name, shape, _, offset, size in flow.entries()}
     expect_finite("save", tensors)
-    if isinstance(path, (bytes, bytearray)):
-        raise TypeError("[save] expected a path or a binary file, got bytes; save to io.BytesIO() to make some")
     if not hasattr(path, "write"):
         _core.write_safetensors(os.fsencode(checks.file_name("save", path)), tensors, metadata)
         return
-    import tempfile  # which takes longer to import than the rest here
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "model.safetensors")
+    import shutil  # late, as tempfile below
+    with _temporary() as file:
         _core.write_safetensors(os.fsencode(file), tensors, metadata)
         with open(file, "rb") as written:
-            rest = memoryview(written.read())
-        while rest:  # a raw file may take a part only
-            rest = rest[path.write(rest):]
+            shutil.copyfileobj(written, path)
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+    """The name of a file that is gone after the block."""
+    import tempfile  # which takes longer to import than the rest here
+    with tempfile.TemporaryDirectory() as folder:
+        yield os.path.join(folder, "model.safetensors")
 
 
 @contextlib.contextmanager
 def as_file(source: Any) -> Iterator[str]:
     """The name of a model file, which may be given as bytes or as an open binary file."""
-    if hasattr(source, "read"):
-        source = source.read()
-        if not isinstance(source, bytes):
-            raise TypeError(f"[load] expected a file opened to read bytes, got one of {type(source).__name__}")
-    if not isinstance(source, (bytes, bytearray, memoryview)):
+    opened = hasattr(source, "read")
+    if not opened and not isinstance(source, (bytes, bytearray, memoryview)):
         yield checks.file_name("load", source)
         return
-    import tempfile  # which takes longer to import than the rest here
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "model.safetensors")
+    with _temporary() as file:
         with open(file, "wb") as copy:
-            copy.write(source)
-        yield file
+            copy.write(source.read() if opened else source)
+        try:
+            yield file
+        except IoError as error:
+            raise IoError(str(error).replace(file, "the given bytes")) from None
 
 
 def load_into(path: str, build: Callable[[dict[str, Any]], Density]) -> Density:
@@ -73,36 +74,19 @@ def load_into(path: str, build: Callable[[dict[str, Any]], Density]) -> Density:
         # This also bounds how deep the JSON is nested, as Python's reader does not.
         _core.check_settings(config, len(tensors), sum(t.size for t in tensors.values()))
         flow = build(json.loads(config))
-    except (ConfigError, ShapeError, TypeError) as error:
+        columns = {what: json.loads(metadata.get(f"columns of {what}", "[]")) for what in ("x", "context")}
+        if not all(isinstance(name, str) for names in columns.values() for name in names):
+            raise TypeError("names of columns that are no texts")
+        name_columns(flow, **columns)
+        set_calls(flow, checks.whole("load", "calls", int(metadata.get("calls", "0")), low=0, high=LAST))
+    except (ConfigError, ShapeError, TypeError, ValueError, RecursionError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
-    name_columns(flow, **_names(path, metadata))
-    calls = metadata.get("calls", "0")
-    if not calls.isdecimal() or len(calls) > 18:
-        raise IoError(f"[load] {path}: expected a number of calls, got {calls!r}")
-    set_calls(flow, int(calls))
     parameters = flow.named_parameters()
-    check_names(path, set(parameters), set(tensors))
-    for name, value in parameters.items():
-        check_tensor(path, name, tensors[name], value.dtype, value.shape)
+    check_tensors(path, tensors, parameters)
     for name, value in parameters.items():
         value[...] = tensors[name]
     _check_parameters(path, flow)
     return flow
-
-
-def _names(path: str, metadata: dict[str, str]) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for what in ("x", "context"):
-        text = metadata.get(f"columns of {what}")
-        try:
-            found = [] if text is None else json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise IoError(f"[load] {path}: expected a list of names as columns of {what}, got another value")
-        if found:
-            names[what] = found
-    return names
 
 
 def check_values(path: str, flow: Density, values: np.ndarray) -> None:
@@ -142,17 +126,16 @@ def expect_finite(where: str, tensors: dict[str, np.ndarray]) -> None:
                                "nothing was written")
 
 
-def check_names(path: str, wanted: set[str], got: set[str]) -> None:
-    for what, names in (("missing", wanted - got), ("unknown", got - wanted)):
+def check_tensors(path: str, tensors: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    """IoError unless the tensors have the names, dtypes and shapes of those wanted, and hold finite values only."""
+    for what, names in (("missing", wanted.keys() - tensors.keys()), ("unknown", tensors.keys() - wanted.keys())):
         if names:
             shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            raise IoError(f"[load] {path}: expected {len(wanted)} tensors, got {len(got)}; {what}: {shown}")
-
-
-def check_tensor(path: str, name: str, tensor: np.ndarray, dtype: Any, shape: tuple[int, ...]) -> None:
-    """IoError unless a tensor has the dtype and shape, and holds finite values only."""
-    if tensor.dtype != dtype or tensor.shape != shape:
-        raise IoError(f"[load] {path}: expected {name} as {np.dtype(dtype)} {shape}, "
-                      f"got {tensor.dtype} {tensor.shape}")
-    if not np.isfinite(tensor).all():
-        raise IoError(f"[load] {path}: expected finite values in {name}, got NaN or infinity")
+            raise IoError(f"[load] {path}: expected {len(wanted)} tensors, got {len(tensors)}; {what}: {shown}")
+    for name, like in wanted.items():
+        tensor = tensors[name]
+        if tensor.dtype != like.dtype or tensor.shape != like.shape:
+            raise IoError(f"[load] {path}: expected {name} as {like.dtype} {like.shape}, "
+                          f"got {tensor.dtype} {tensor.shape}")
+        if not np.isfinite(tensor).all():
+            raise IoError(f"[load] {path}: expected finite values in {name}, got NaN or infinity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
@@ -15,7 +15,7 @@ from evenflow import _core, checkpoint
 from evenflow._border import checks, masks
 from evenflow._border.bounds import checked as checked_bounds
 from evenflow._border.checks import LARGEST, choice, flag, number, whole
-from evenflow.errors import ConfigError, DeviceError, IoError, ShapeError
+from evenflow.errors import ConfigError, DeviceError, IoError, wrong
 from evenflow._border.extras import load_backend
 from evenflow.flow import Flow
 from evenflow._border.names import hinted
@@ -52,13 +52,13 @@ class Setting:
         if self.type == "float":
             return number(self.model, self.name, value, self.low or 0)
         if self.type == "str":
-            return choice(self.model, self.name, _dtype_name(value) if self.name == "dtype" else value,
-                          tuple(self.choices or ()))
+            named = getattr(value, "__name__", getattr(value, "name", value)) if self.name == "dtype" else value
+            return choice(self.model, self.name, named, tuple(self.choices or ()))
         if self.type != "ints":
             return self._whole(self.name, value)
         if not _is_sequence(value):
-            one = f"; one layer is ({value},)" if _is_number(value) else ""
-            raise TypeError(f"[{self.model}] expected a sequence of widths for {self.name}, got {value!r}{one}")
+            raise wrong(TypeError, self.model, self.name,
+                        f"expected a sequence of widths for {self.name}, got {value!r}; one layer is (64,)")
         return [self._whole(f"a width in {self.name}", width) for width in value]
 
     def left_out(self, value: Any) -> bool:
@@ -68,7 +68,8 @@ class Setting:
     def _whole(self, name: str, value: Any) -> int:
         number = whole(self.model, name, value, self.low, 2**64 - 1 if self.type == "seed" else LARGEST)
         if self.high is not None and number > self.high:
-            raise ConfigError(f"[{self.model}] expected {name} in {self.low} ... {self.high}, got {number}")
+            raise wrong(ConfigError, self.model, self.name,
+                        f"expected {name} in {self.low} ... {self.high}, got {number}")
         return number
 
 
@@ -76,6 +77,7 @@ DECLARED: dict[tuple[str, str], list[Setting]] = {}
 """The settings of each model, by its name and "image" or "table"."""
 for _setting in _core.settings():
     DECLARED.setdefault((_setting["model"], _setting["kind"]), []).append(Setting(**_setting))
+
 
 class Glow(Flow):
     """Glow (Kingma, Dhariwal 2018) for images: steps of actnorm, 1x1 convolution and coupling, at several scales.
@@ -417,18 +419,10 @@ def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu
     """
     run = place("load", device, threads)
     if isinstance(path, (str, os.PathLike)) and not os.path.isfile(name := checks.file_name("load", path)):
-        shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        if os.path.isdir(name):
-            raise IoError(f"[load] {shown} is a folder; the model of a run is its file model.safetensors")
-        if not os.path.exists(name):
-            raise IoError(f"[load] there is no file {shown}")
+        what = "a folder; the model of a run is its file model.safetensors" if os.path.isdir(name) else "none"
+        raise wrong(IoError, "load", "path", f"expected a file, but {name} is {what}")
     with checkpoint.as_file(path) as file:
-        try:
-            flow = checkpoint.load_into(file, lambda config: build(config, **run))
-        except IoError as error:
-            if isinstance(path, (str, os.PathLike)):
-                raise
-            raise IoError(str(error).replace(file, "the given bytes")) from None
+        flow = checkpoint.load_into(file, lambda config: build(config, **run))
     assert isinstance(flow, Flow)
     return flow
 
@@ -438,26 +432,25 @@ def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     A setting that this kind of data or this law doesn't have must keep its default.
     """
-    kind = "image"
-    if model == "CouplingFlow" or model == "NICE" and _is_number(arguments["shape"]):
-        kind = "table"
+    columns = model == "CouplingFlow" or model == "NICE" and not _is_sequence(arguments["shape"])
+    kind = "table" if columns else "image"
     declared = DECLARED[model, kind]
-    defaults = {name: argument.default for name, argument in inspect.signature(MODELS[model]).parameters.items()}
-    known = {setting.name for setting in declared}
-    for other in (setting for settings in DECLARED.values() for setting in settings if setting.model == model):
-        name = other.name
-        if name not in known and not _equal(arguments[name], defaults[name]):
-            raise ConfigError(f"[{model}] {name} is a setting for {other.kind}s, and this is a model for {kind}s")
+    names = {setting.name for setting in declared}
+    changed = {name for name, argument in inspect.signature(MODELS[model]).parameters.items()
+               if name not in ("device", "threads") and not _equal(arguments[name], argument.default)}
+    for name in sorted(changed - names):
+        raise wrong(ConfigError, model, name, f"{name} is no setting of a model for {kind}s")
     config: dict[str, Any] = {"model": model}
     for setting in declared:
         name, value = setting.name, arguments[setting.name]
         if setting.laws and config["law"] not in setting.laws:
-            if not _equal(value, defaults[name]):
-                raise ConfigError(f"[{model}] {name} is a setting of law={' or '.join(map(repr, setting.laws))}, "
-                                  f"and law is {config['law']!r}")
+            if name in changed:
+                raise wrong(ConfigError, model, name, f"{name} is a setting of law="
+                            f"{' or '.join(map(repr, setting.laws))}, and law is {config['law']!r}")
             continue
         if setting.type == "shape":
-            value = _columns(model, value) if kind == "table" else _image_shape(model, value)
+            least = 1 if model == "CouplingFlow" else 2
+            value = whole(model, "the number of columns", value, least) if columns else _image_shape(model, value)
         elif setting.type == "bounds":
             value = checked_bounds(model, value, config["shape"])
         elif setting.type == "mask":
@@ -475,45 +468,21 @@ def _equal(value: Any, default: Any) -> bool:
 
 def place(model: str, device: Any, threads: Any) -> dict[str, Any]:
     """Where a model runs, checked: TypeError, ConfigError, DeviceError."""
-    if not isinstance(device, str):
-        raise TypeError(f"[{model}] expected the name of a device, got {device!r}")
-    if device not in DEVICES:
-        raise DeviceError(f"[{model}] expected device cpu or cuda, got {device!r}")
+    if not isinstance(device, str) or device not in DEVICES:
+        raise wrong(DeviceError, model, "device", f"expected device cpu or cuda, got {device!r}")
     load_backend(device)
     return dict(device=device, threads=whole(model, "threads", threads, low=0, high=MOST_THREADS))
 
 
-def _is_number(shape: Any) -> bool:
-    return isinstance(shape, (int, np.integer)) and not isinstance(shape, bool)
-
-
-def _columns(model: str, columns: Any) -> int:
-    number = whole(model, "the number of columns", columns, low=1)
-    if number == 1 and model != "CouplingFlow":
-        raise ShapeError(f"[{model}] expected two columns at least, since a coupling splits them, got 1; CouplingFlow "
-                         "takes one")
-    return number
-
-
 def _image_shape(model: str, shape: Any) -> list[int]:
-    wanted = "a number of columns, or a shape (H, W, C)" if model == "NICE" else "a shape (H, W, C)"
-    if not _is_sequence(shape):
-        table = "; CouplingFlow is for tables" if _is_number(shape) else ""
-        raise TypeError(f"[{model}] expected {wanted}, got {shape!r}{table}")
-    if len(shape) != 3:
-        raise ConfigError(f"[{model}] expected {wanted}, got {tuple(shape)}")
+    if not _is_sequence(shape) or len(shape) != 3:
+        raise wrong(ConfigError if _is_sequence(shape) else TypeError, model, "shape", "expected "
+                    f"{'a number of columns, or ' * (model == 'NICE')}a shape (H, W, C), got {shape!r}")
     return [whole(model, "a size in shape", size, low=1) for size in shape]
 
 
 def _is_sequence(value: Any) -> bool:
     """Of numbers in an order, with a length; an array of numpy without axes has none."""
-    return (hasattr(value, "__len__") and not isinstance(value, (str, bytes, Set, Mapping))
-            and getattr(value, "shape", None) != ())
-
-
-def _dtype_name(dtype: Any) -> Any:
-    """numpy takes None for float64."""
-    try:
-        return None if dtype is None else np.dtype(dtype).name
-    except (TypeError, ValueError):
-        return dtype
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)

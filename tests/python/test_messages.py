@@ -185,13 +185,13 @@ def test_constant_channel(images, glow, table, real_nvp):
     (lambda: ef.NICE(3, hidden=[1] * (2**16 + 1)), ef.ConfigError, "hidden layers in 0 ... 65536, got 65537"),
     (lambda: ef.NICE(4, hidden=(4,), seed=2**64), ef.ConfigError, "seed <="),
     (lambda: ef.NICE(4, hidden=(4,), threads=10**6), ef.ConfigError, "threads <= 1024"),
-    (lambda: ef.NICE(4, hidden=(4,), device=0), TypeError, "name of a device, got 0"),
+    (lambda: ef.NICE(4, hidden=(4,), device=0), ef.DeviceError, "expected device cpu or cuda, got 0"),
     *((lambda word=word: ef.NICE(4, hidden=(4,), device=word), ef.DeviceError,
        r"\[NICE\] expected device cpu or cuda, got '") for word in ("\ud800", "cpu\0", "")),
     (lambda: plain_table(3, levels=2), TypeError, "unexpected argument 'levels'"),
     (lambda: plain_table(0), ef.ConfigError, ">= 1"),
     (lambda: plain_table(3, hidden=64), TypeError, "sequence of widths"),
-    (lambda: ef.NICE(4, bits=5), ef.ConfigError, "bits is a setting for images, and this is a model for tables"),
+    (lambda: ef.NICE(4, bits=5), ef.ConfigError, "bits is no setting of a model for tables"),
 ])
 def test_bad_settings(make, error, word):
     with pytest.raises(error, match=word):
@@ -261,7 +261,7 @@ def test_labels(images, glow, model):
     (lambda f: ef.load(None), TypeError, r"\[load\] expected a path, got None"),
     (lambda f: ef.load("model.safetensors", threads=-1), ef.ConfigError, r"\[load\] expected threads >= 0"),
     (lambda f: ef.load("model.safetensors", threads=1025), ef.ConfigError, r"\[load\] expected threads <= 1024"),
-    (lambda f: ef.load("model.safetensors", device=3), TypeError, r"\[load\] expected the name of a device, got 3"),
+    (lambda f: ef.load("model.safetensors", device=3), ef.DeviceError, r"\[load\] expected device cpu or cuda, got 3"),
     (lambda f: _restored(type(f), f.config, np.ones(1, np.float32)), ef.ShapeError, "values for CouplingFlow, got"),
     (lambda f: ef.Glow((8, 8, 1), coupling=np.eye(2)), ef.ConfigError, "'affine', 'additive', got array"),
     (lambda f: ef.Adam(3), TypeError, "a Flow, got int"),

@@ -33,8 +33,7 @@ def meant(where, name, ours):
     (lambda: ef.CouplingFlow(2, 4), TypeError, "positional argument"),
     (lambda: ef.CouplingFlow(2, hidden=64), TypeError, "for hidden, got 64; one layer is (64,)"),
     (lambda: ef.CouplingFlow((4, 4, 1)), TypeError, "[CouplingFlow] expected a whole number for the number of columns"),
-    (lambda: ef.NICE(1), ef.ShapeError, "[NICE] expected two columns at least, since a coupling splits them, got 1; "
-                                        "CouplingFlow takes one"),
+    (lambda: ef.NICE(1), ef.ConfigError, "[NICE] expected the number of columns >= 2, got 1"),
     (lambda: ef.Glow((3, 32, 32), levels=2), ef.ShapeError, "divisible by 2^2, got 3 x 32 (shapes are (H, W, C))"),
     (lambda: ef.RealNVP((3, 32, 32)), ef.ShapeError, "got 3 x 32 (shapes are (H, W, C))"),
 ])

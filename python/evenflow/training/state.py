@@ -148,9 +148,8 @@ class State:
         if progress.snapshot_counters:
             wanted.update({f"snapshot{i}": a for i, a in enumerate(live)})
         wanted.update({"best": live[0]} if "best" in tensors else {})
-        checkpoint.check_names(path, set(wanted), set(tensors))
-        for name, array in wanted.items():
-            checkpoint.check_tensor(path, name, tensors[name], array.dtype, array.shape)
+        checkpoint.check_tensors(path, tensors, wanted)
+        for name in wanted:
             if name in ("live0", "snapshot0", "best"):
                 checkpoint.check_values(path, self.flow, tensors[name])
             elif name in ("live2", "snapshot2") and len(self.optimizer.moments()) > 1 and (tensors[name] < 0).any():
