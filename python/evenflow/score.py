@@ -105,7 +105,7 @@ def score_rows(flow: Density, rows: Any, out: str | os.PathLike[str], reference:
     n, low, high, mean = 0, np.inf, -np.inf, _Mean()
     known = None if reference is None else _reference(reference, reference_weight)
     with write_rows("score", out, NAMES if known is not None else NAMES[:1]) as write:
-        for scores, weight in _weighted_log_probs(flow, rows, seed):
+        for scores, weight in log_probs(flow, rows, seed):
             write(scores if known is None else np.stack([scores, *_p_values(scores, *known)], axis=1))
             mean.add(scores, check_weights("score", weight, len(scores), first=n))
             n, low, high = n + len(scores), min(low, float(scores.min())), max(high, float(scores.max()))
@@ -114,12 +114,10 @@ def score_rows(flow: Density, rows: Any, out: str | os.PathLike[str], reference:
     return result
 
 
-def log_probs(flow: Density, rows: Any, seed: int = 0) -> Iterator[np.ndarray]:
-    """log_prob of consecutive rows, or of an array, piece by piece; the same numbers as in one piece."""
-    return (scores for scores, _ in _weighted_log_probs(flow, rows, seed))
-
-
-def _weighted_log_probs(flow: Density, rows: Any, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+def log_probs(flow: Density, rows: Any, seed: int = 0) -> Iterator[tuple[np.ndarray, Any]]:
+    """log_prob of consecutive rows, or of an array, piece by piece, and what they count for; the same numbers as in one
+    piece.
+    """
     check_flow("score", flow)
     n = 0
     for block in blocks("score", rows):

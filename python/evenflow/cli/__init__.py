@@ -1,6 +1,6 @@
 """The command line, `evenflow COMMAND`; docs/cli.md shows every command.
 
-One file a group of commands; each declares its arguments in `add_commands`.
+A command is a function, by which it is declared, see `evenflow.cli.common.command`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import evenflow
@@ -18,6 +19,7 @@ from evenflow import _core
 from evenflow._border.console import tell, tell_error, write
 from evenflow._border.names import nearest
 from evenflow.cli import latents, models, train
+from evenflow.cli.common import Answer, command, flag
 from evenflow.errors import ConfigError, DataWarning, DeviceError, IoError, NumericError, RanksError, ShapeError
 from evenflow.training import signals
 
@@ -56,24 +58,23 @@ def main(argv: list[str] | None = None) -> int:
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Warnings about data are lines like those of errors, without a place in the source."""
     tell(f"evenflow: warning: {message}" if issubclass(category, DataWarning) else
-         warnings.formatwarning(message, category, *place[:2]))
+         warnings.formatwarning(message, category, *place[:2]).rstrip())
 
 
 def _refuse(parser: argparse.ArgumentParser, word: str) -> NoReturn:
     """Of a word that the command does not take."""
     if not word.startswith("--"):
         parser.error(f"there is no place for {word}")
-    known = {flag.strip("-").replace("-", "_"): flag for flag in parser._option_string_actions}
-    near = nearest(word.strip("-").replace("-", "_"), known)
-    parser.error(f"there is no option {word}" + (f"; did you mean {known[near]}?" if near else ""))
+    near = nearest(word.strip("-").replace("-", "_"), [action.dest for action in parser._actions])
+    parser.error(f"there is no option {word}" + (f"; did you mean {flag(near)}?" if near else ""))
 
 
 def _failed(code: int, error: Exception, args: argparse.Namespace) -> int:
     """Tells of an error, whose argument the command line spells as an option, but for what is in a column."""
     text, name = str(error) or "out of memory", str(getattr(error, "argument", None))
-    flag = "--depth" if name == "steps" and text.startswith("[Glow]") else f"--{name.replace('_', '-')}"
-    if flag in args.parser._option_string_actions and name not in ("context", "label", "weight"):
-        text = re.sub(rf"(?<![\w-]){name}\b", flag, text, count=1)
+    spelt = flag("depth" if name == "steps" and text.startswith("[Glow]") else name)
+    if spelt in args.parser._option_string_actions and name not in ("context", "label", "weight"):
+        text = re.sub(rf"(?<![\w-]){name}\b", spelt, text, count=1)
     if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.distributed.ranks
         tell_error(f"evenflow: {'error' if code == 2 else 'failed'}: {text}")
     return code
@@ -86,9 +87,18 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cmake-dir", action=_CmakeDir, nargs=0,
                         help="print the folder for CMake's find_package(evenflow), and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (train, models, latents):
-        group.add_commands(commands)
+    train.add_commands(commands)
+    for name, run in COMMANDS.items():
+        command(commands, name, run)
     return parser
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "eval": models.evaluate_command, "score": models.score, "sample": models.sample, "info": models.info,
+    "verify": models.verify, "encode": latents.encode, "decode": latents.decode,
+    "reconstruct": latents.reconstruct, "interpolate": latents.interpolate, "edit": latents.edit,
+    "inpaint": latents.inpaint_command}
+"""Those on a model."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import re
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -21,96 +23,118 @@ from evenflow.flow import Flow
 from evenflow.runs import Plan, held_out, open_model, tested
 
 NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-Argument = tuple[str, dict[str, Any]]
+METAVARS = {int: "N", float: "X", str: "NAME"}
 Answer = tuple[dict[str, Any], str]
 """What a command found, for --json, and in words."""
+Told = dict[str, Any]
+"""What argparse is told of an option."""
 
 
-def argument(name: str, help: str, default: Any = None, many: bool = False, **options: Any) -> Argument:
-    """The declaration of one argument of a command, see argparse; its line of help ends with the default."""
-    shown = f"{help} ({default})" if default is not None else help
-    return name, {"help": shown, "default": default, **({"nargs": "+"} if many else {}), **options}
+# Declarations
+
+def option(hint: Any, help: str, default: Any = None, shown: Any = None) -> Told:
+    """For a value of this type: a bool, number, text, list of them, or a text that may be left out (str | bool).
+
+    The line of help ends with the default, or with `shown`. Nothing for another type.
+    """
+    hints = (hint, *typing.get_args(hint))
+    kind = next((kind for kind in (str, bool, int, float) if kind in hints or list[kind] in hints), None)  # type: ignore[valid-type]
+    if kind is None:
+        return {}
+    shown = default if shown is None else shown
+    told = {"help": help if shown in (None, False, "auto", "") else f"{help} ({words(shown)})", "default": default}
+    if kind is bool:
+        return {**told, "action": argparse.BooleanOptionalAction if default is None else "store_true"}
+    told.update(type=kind, metavar=METAVARS[kind])
+    if bool in hints:
+        return {**told, "nargs": "?", "const": True}
+    return {**told, "nargs": "+"} if list[kind] in hints else told  # type: ignore[valid-type]
 
 
-def switch(name: str, help: str) -> Argument:
-    """The declaration of an option without a value."""
-    return name, {"help": help, "action": "store_true"}
+def words(value: Any) -> str:
+    """A value as the command line takes it."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-MODEL = argument("path", "folder of a run, or a model file", metavar="MODEL")
-MODEL_AND_DATA = (MODEL, argument("data", "data; default: the test part of the run's own", nargs="?", metavar="DATA"),
-                  argument("--size", "folder of images: crop and resize to SIZE x SIZE", type=int))
-TABLE = (argument("--columns", "CSV, Parquet: columns; default: the run's", many=True, metavar="NAME"),
-         argument("--context", "CSV, Parquet: columns that the density is given; default: the run's", many=True,
-                  metavar="NAME"))
-SEED = argument("--seed", "of what is drawn", type=int, default=0)
-COMMON = (argument("--device", "cpu or cuda", default="cpu"),
-          argument("--threads", "0: all cores", type=int, default=0, metavar="N"),
-          argument("--matmul-precision", "float32 nets on a GPU: highest, or high for half of the products",
-                   default="highest", choices=("highest", "high")),
-          switch("--json", "print the result as one line of JSON"))
+def flag(key: str) -> str:
+    """batch_size -> --batch-size."""
+    return "--" + key.replace("_", "-")
 
 
-def conditions_arguments(label: str, rows: str) -> tuple[Argument, ...]:
-    """What `given_label` and `given_context` read."""
-    return (argument("--label", f"class, by name or number; {label}"),
-            argument("--given", f"context of a model that has one: its numbers, for all, or a file's name: {rows}",
-                     many=True, metavar="GIVEN"))
+HELP = {"data": "data; default: the test part of the run's own",
+        "size": "folder of images: crop and resize to N x N",
+        "columns": "CSV, Parquet: columns; default: the run's",
+        "context": "CSV, Parquet: columns that the density is given; default: the run's",
+        "seed": "of what is drawn", "n": "number of samples", "rows": "rows of the data instead; default: the first",
+        "quiet": "no progress", "epochs": "passes over the data, in total", "steps": "updates, in total"}
+"""Of arguments that several commands have."""
+COMMON = {"device": option(str, "cpu or cuda", "cpu"), "threads": option(int, "0: all cores", 0),
+          "matmul_precision": option(str, "float32 nets on a GPU: highest, or high for half the products", "highest"),
+          "json": option(bool, "print the result as one line of JSON", False)}
 
 
-def rows_arguments(count: int, default: str = "the first") -> tuple[Argument, ...]:
-    """What `examples` reads."""
-    return (argument("--n", "number of samples", type=int, default=count),
-            argument("--rows", f"rows of the data instead; default: {default}", many=True, type=int, metavar="ROW"))
+def command(commands: Any, name: str, run: Callable[..., Any], on_model: bool = True) -> argparse.ArgumentParser:
+    """Declares a command by a function: its arguments after the first, its docstring, which says what it does, an
+    example, and what those arguments are that are not in HELP.
 
-
-def command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str,
-            *arguments: Argument) -> argparse.ArgumentParser:
-    """Declares one command; `run` takes its arguments and returns the exit code."""
+    on_model: `run` takes a flow and the plan of its run first, and returns an answer, of which ok=False fails. Others
+    take the values of all options, and return the exit code.
+    """
+    what, _, rest = (inspect.getdoc(run) or "").partition("\n\n")  # which python -OO strips
+    example, _, said = rest.partition("\n\n")
+    helps, hints = {**HELP, **dict(re.findall(r"(?m)^(\w+): (.*(?:\n .*)*)", said))}, typing.get_type_hints(run)
     sub: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, epilog=f"example:\n  evenflow {name} {example}", allow_abbrev=False,
+        name, help=what, description=what, epilog=f"example:\n  {example}", allow_abbrev=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30))
     sub._negative_number_matcher = NEGATIVE  # argparse takes -1e-3 for an option
-    sub.set_defaults(run=run, parser=sub)
-    for flag, options in (*arguments, *COMMON):
-        sub.add_argument(flag, **options)
-    return sub
+    own = list(inspect.signature(run).parameters.values())[2 if on_model else 1:]
+    if on_model:
+        sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
+    for p in own:
+        required = p.default is inspect.Parameter.empty
+        told = option(hints[p.name], helps.get(p.name, ""), None if required else p.default)
+        if p.kind is not p.KEYWORD_ONLY:
+            sub.add_argument(p.name, **{**told, "metavar": p.name.upper(), "nargs": None if required else "?"})
+        elif p.name not in COMMON:
+            sub.add_argument(flag(p.name), **told, required=required)
+    for key, told in COMMON.items():
+        sub.add_argument(flag(key), **told)
 
-
-def model_command(commands: Any, name: str, run: Callable[[argparse.Namespace, Flow, Plan | None], Answer], text: str,
-                  example: str, *arguments: Argument) -> None:
-    """Declares a command on a model, which `run` takes too, with the plan of its run. An answer with ok=False fails."""
     def answered(args: argparse.Namespace) -> int:
-        result, words = run(args, *open_model(args.path, args.device, args.threads))
-        report(args, result, words)
+        given = {p.name: getattr(args, p.name) for p in own}
+        if not on_model:
+            return int(run(args, **given))
+        result, words = run(*open_model(args.path, args.device, args.threads), **given)
+        report(result, words, args.json)
         return 0 if result.get("ok", True) else 1
 
-    command(commands, name, answered, text, example, *arguments)
+    sub.set_defaults(run=answered, parser=sub)
+    return sub
 
 
 # Data
 
-def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, of_a_class: int = 0) -> Batch:
-    """The samples that --rows asks for, else the first --n.
+def examples(flow: Flow, plan: Plan | None, data: str | None, size: int | None, n: int, rows: list[int] | None,
+             of_a_class: int = 0) -> Batch:
+    """The samples that `rows` asks for, else the first n.
 
     of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
-    data = tested(flow, held_out(flow, plan, args.data, args.size))
-    usual = np.arange(len(data))
-    if of_a_class and data.label is not None:
-        alike = np.flatnonzero(data.label == np.bincount(data.label).argmax())
+    found = tested(flow, held_out(flow, plan, data, size))
+    usual = np.arange(len(found))
+    if of_a_class and found.label is not None:
+        alike = np.flatnonzero(found.label == np.bincount(found.label).argmax())
         usual = alike[:len(alike) // 2 * 2] if len(alike) >= of_a_class else usual
-    return chosen(args, data, usual)
+    return chosen(found, rows, usual, n)
 
 
-def chosen(args: argparse.Namespace, data: Batch, usual: np.ndarray) -> Batch:
-    """--rows of the data, else the first --n of the usual ones."""
-    rows = usual[:max(args.n, 0)] if args.rows is None else np.array(args.rows)
-    if len(rows) == 0:
-        raise ConfigError(f"[data] --n {args.n} asks for no samples")
-    if rows.min() < 0 or rows.max() >= len(data):
-        raise ConfigError(f"[data] --rows are in 0 ... {len(data) - 1} for these data, not {rows.tolist()}")
-    return data[rows]
+def chosen(data: Batch, rows: list[int] | None, usual: np.ndarray, n: int) -> Batch:
+    """These rows, else the first n of the usual ones."""
+    if len(index := usual[:max(n, 0)] if rows is None else np.array(rows)) == 0:
+        raise ConfigError(f"[data] --n {n} asks for no samples")
+    if index.min() < 0 or index.max() >= len(data):
+        raise ConfigError(f"[data] --rows are in 0 ... {len(data) - 1} for these data, not {index.tolist()}")
+    return data[index]
 
 
 def class_number(label: str, classes: list[str]) -> int:
@@ -124,16 +148,16 @@ def class_number(label: str, classes: list[str]) -> int:
     raise ConfigError(f"[label] expected a label out of {known}, got {label!r}")
 
 
-def given_label(args: argparse.Namespace, plan: Plan | None) -> int | None:
+def given_label(label: str | None, plan: Plan | None) -> int | None:
     """The number of the class that --label names."""
-    return None if args.label is None else class_number(args.label, [] if plan is None else plan.classes)
+    return None if label is None else class_number(label, [] if plan is None else plan.classes)
 
 
-def given_context(args: argparse.Namespace, flow: Flow, *, needed: bool) -> np.ndarray | None:
+def given_context(given: list[str] | None, flow: Flow, *, needed: bool) -> np.ndarray | None:
     """What --given says: (C,), or (M, C) of a file's rows; of a .npz file that has a context, of this."""
-    if args.given is None and not (needed and flow.context):
+    if given is None and not (needed and flow.context):
         return None
-    said = args.given or []
+    said = given or []
     if not flow.context:
         raise ConfigError(f"[given] --given {' '.join(said)}, but the model has no context")
     columns = column_names(flow).get("context")
@@ -157,9 +181,9 @@ def _read_context(path: str, columns: list[str] | None) -> np.ndarray:
 
 # Results
 
-def report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+def report(result: dict[str, Any], text: str, as_json: bool) -> None:
     """Prints a result as text or JSON, which has null for numbers that are none."""
-    write(json.dumps(json.loads(json.dumps(result), parse_constant=lambda name: None)) if args.json else text)
+    write(json.dumps(json.loads(json.dumps(result), parse_constant=lambda name: None)) if as_json else text)
 
 
 def quality(result: dict[str, Any]) -> str:

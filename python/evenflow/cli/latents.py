@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-from typing import Any
 
 import numpy as np
 
 from evenflow import latent
-from evenflow._border.batch import Batch
-from evenflow._border.files import Write
-from evenflow.cli.common import (MODEL, MODEL_AND_DATA, SEED, TABLE, Answer, argument, chosen, class_number,
-                                 conditions_arguments, examples, given_context, given_label, model_command,
-                                 rows_arguments, switch)
+from evenflow.cli.common import Answer, chosen, class_number, examples, given_context, given_label
 from evenflow.data import Dataset
 from evenflow.density import core_of, for_flow
 from evenflow.errors import ConfigError
@@ -23,90 +16,155 @@ from evenflow.runs import Plan, held_out
 from evenflow.runs.export import decode_rows, encode_rows, write_data
 from evenflow.runs.stream import read_latents, read_rows
 
-PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
-LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"
+STRENGTHS = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
 
 
-def encode(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
-    rows = read_rows(args.data, flow, plan, args.columns, args.size, args.context)
-    return {"n": encode_rows(flow, rows, args.out), "dims": flow.dims, "out": args.out}, args.out
+def encode(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
+           columns: list[str] | None = None, context: list[str] | None = None, out: str = "latents.npy") -> Answer:
+    """Data to latents. Large files are read piece by piece.
+
+    evenflow encode runs/digits images.npy --out latents.npy
+
+    out: .npy, .csv, or .npz with labels or the context too
+    """
+    n = encode_rows(flow, read_rows(data, flow, plan, columns, size, context), out)
+    return {"n": n, "dims": flow.dims, "out": out}, out
 
 
-def decode(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
-    label, context = given_label(args, plan), given_context(args, flow, needed=False)
-    n = decode_rows(flow, read_latents(args.latents), args.out, label, flow.columns, context)
-    return {"n": n, "out": args.out}, args.out
+def decode(flow: Flow, plan: Plan | None, latents: str, *, label: str | None = None, given: list[str] | None = None,
+           out: str = "decoded.npy") -> Answer:
+    """Latents to data.
+
+    evenflow decode runs/digits latents.npy --out decoded.png
+
+    latents: file of `evenflow encode`: .npy, .csv or .npz
+    label: class, by name or number; for latents without labels
+    given: context of a model that has one: its numbers, for all, or a file's name: a row for each sample
+    out: a picture (.png), an array (.npy) or, for images, a new folder; .csv for tables
+    """
+    number, context = given_label(label, plan), given_context(given, flow, needed=False)
+    return {"n": decode_rows(flow, read_latents(latents), out, number, flow.columns, context), "out": out}, out
 
 
-def reconstruct(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
-    data, levels = examples(args, flow, plan), len(core_of(flow).levels())
-    shown, rows, keeps = [latent.as_floats(flow, data.x)], [], args.keep or [levels]
-    with _lines(args, flow, "reconstruct", len(data)) as write:
-        for keep in keeps:
-            shown.append(latent.reconstruct(flow, data.x, keep=keep, rest=args.rest, seed=args.seed, **data.conditions))
+def reconstruct(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None, n: int = 10,
+                rows: list[int] | None = None, seed: int = 0, keep: list[int] | None = None, rest: str = "zero",
+                out: str | None = None) -> Answer:
+    """Data through the latent space and back; with --keep, from the coarsest levels alone.
+
+    evenflow reconstruct runs/digits --keep 2 1 --out reconstruct.png
+
+    keep: so many of the coarsest levels; several: one line of pictures each (all levels)
+    rest: the other levels: zero, redraw
+    out: originals, then reconstructions: a picture (.png), a new folder or, as tables need, an array (.npy); default:
+     reconstruct.png or .npy
+    """
+    batch, levels = examples(flow, plan, data, size, n, rows), len(core_of(flow).levels())
+    shown, found = [latent.as_floats(flow, batch.x)], []
+    with write_data("reconstruct", flow, out := _name(flow, "reconstruct", out), columns=len(batch)) as write:
+        for kept in keep or [levels]:
+            shown.append(latent.reconstruct(flow, batch.x, keep=kept, rest=rest, seed=seed, **batch.conditions))
             error = np.abs(shown[-1].astype(np.float64) - shown[0])
-            rows.append({"keep": keep, "worst_error": float(error.max()), "mean_error": float(error.mean())})
+            found.append({"keep": kept, "worst_error": float(error.max()), "mean_error": float(error.mean())})
         write(np.stack(shown))
     unit = "levels" if flow.is_image else "units of the data"
     lines = [f"keep {r['keep']} of {levels} levels: worst error {r['worst_error']:.3g}, "
-             f"mean error {r['mean_error']:.3g} {unit}" for r in rows]
-    return {"n": len(data), "reconstructions": rows, "out": args.out}, "\n".join([*lines, args.out])
+             f"mean error {r['mean_error']:.3g} {unit}" for r in found]
+    return {"n": len(batch), "reconstructions": found, "out": out}, "\n".join([*lines, out])
 
 
-def interpolate(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
-    alike = 4 if args.manifold else 2
-    args.n = 4 if args.manifold else args.n
-    data = examples(args, flow, plan, of_a_class=alike)
-    if len(data) % alike:
-        raise ConfigError(f"[interpolate] expected rows in groups of {alike}, got {len(data)}")
-    for values in data.conditions.values():
+def interpolate(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None, n: int = 8,
+                rows: list[int] | None = None, manifold: bool = False, steps: int = 9,
+                out: str | None = None) -> Answer:
+    """From sample to sample through latent space: start and end in turn.
+
+    evenflow interpolate runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png
+
+    rows: rows of the data instead; default: the first, of one class where the model has classes
+    manifold: Real NVP's manifold of four samples, on steps x steps angles
+    steps: samples a line
+    out: one line a pair: a picture (.png), a new folder or, as tables need, an array (.npy); default: interpolate.png
+     or .npy
+    """
+    alike = 4 if manifold else 2
+    batch = examples(flow, plan, data, size, 4 if manifold else n, rows, of_a_class=alike)
+    if len(batch) % alike:
+        raise ConfigError(f"[interpolate] expected rows in groups of {alike}, got {len(batch)}")
+    for values in batch.conditions.values():
         groups = values.reshape(-1, alike, *values.shape[1:])
         if (groups != groups[:, :1]).any():
             raise ConfigError("[interpolate] start and end have to be of one class or context; choose such --rows")
-    given = data[::alike].conditions
-    with _lines(args, flow, "interpolate", args.steps) as write:
-        if args.manifold:
-            write(latent.manifold(flow, data.x, steps=args.steps, **{name: own[0] for name, own in given.items()}))
+    given = batch[::alike].conditions
+    with write_data("interpolate", flow, out := _name(flow, "interpolate", out), columns=steps) as write:
+        if manifold:
+            write(latent.manifold(flow, batch.x, steps=steps, **{name: own[0] for name, own in given.items()}))
         else:
-            write(latent.interpolate(flow, data.x[0::2], data.x[1::2], steps=args.steps, **given))
-    return {"samples": len(data), "steps": args.steps, "out": args.out}, args.out
+            write(latent.interpolate(flow, batch.x[0::2], batch.x[1::2], steps=steps, **given))
+    return {"samples": len(batch), "steps": steps, "out": out}, out
 
 
-def edit(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
-    part = held_out(flow, plan, args.data, args.size, labelled=True)
-    positive = _marked(part, args.positive, "train")
-    negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
+def edit(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None, positive: list[str],
+         negative: list[str] | None = None, n: int = 8, rows: list[int] | None = None,
+         strengths: list[float] = STRENGTHS, out: str | None = None) -> Answer:
+    """Move samples along an attribute vector: mean latent with the attribute minus without.
+
+    evenflow edit runs/digits --positive 0 --negative 6 --out edit.png
+
+    positive: attributes of the data (CelebA), or classes
+    negative: those without; default: all others
+    rows: rows of the data instead; default: the first without the attribute
+    strengths: multiples of the vector
+    out: one line a sample: a picture (.png), a new folder or, as tables need, an array (.npy); default: edit.png or
+     .npy
+    """
+    part = held_out(flow, plan, data, size, labelled=True)
+    marks = {}
+    for which in ("train", "test") if part.test is not None else ("train",):
+        has = _marked(part, positive, which)
+        marks[which] = has, ~has if negative is None else _marked(part, negative, which)
     train = for_flow(flow, part.part("train"))
-    direction = latent.attribute(flow, train.x, positive, negative, **train.conditions)
-    data = _unmarked(args, flow, part)
-    with _lines(args, flow, "edit", len(args.strengths)) as write:
-        write(latent.edit(flow, data.x, direction, args.strengths, **data.conditions))
-    result = {"positive": int(positive.sum()), "negative": int(negative.sum()),
-              "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": args.out}
-    return result, (f"direction: {result['positive']} samples with the attribute, {result['negative']} without, length "
-                    f"{result['length']:.3g}\n{args.out}")
+    direction = latent.attribute(flow, train.x, *marks["train"], **train.conditions)
+    without = np.flatnonzero(marks[which][1] & ~marks[which][0])
+    if rows is None and not len(without):
+        raise ConfigError(f"[edit] no sample of the {which} part is without the attribute; choose --rows to edit")
+    batch = chosen(for_flow(flow, part.part(which)), rows, without, n)
+    with write_data("edit", flow, out := _name(flow, "edit", out), columns=len(strengths)) as write:
+        write(latent.edit(flow, batch.x, direction, strengths, **batch.conditions))
+    counts = [int(group.sum()) for group in marks["train"]]
+    length = float(np.linalg.norm(direction))
+    return ({"positive": counts[0], "negative": counts[1], "length": length, "strengths": strengths, "out": out},
+            f"direction: {counts[0]} samples with the attribute, {counts[1]} without, length {length:.3g}\n{out}")
 
 
-def inpaint_command(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> Answer:
-    data, masks = examples(args, flow, plan), MASKS if args.mask == ["all"] else args.mask
+def inpaint_command(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
+                    mask: list[str] | None = None, n: int = 10, rows: list[int] | None = None, seed: int = 0,
+                    steps: int = 2000, out: str = "inpaint.png") -> Answer:
+    """Fill in hidden pixels by noisy gradient ascent on the log-likelihood (NICE, section 5.2).
+
+    evenflow inpaint runs/digits --mask top random75 --out inpaint.png
+
+    mask: what is hidden, one after the other: top, bottom, even, odd, left, right, rows, columns, random75, random90,
+     or all of these (top)
+    steps: the authors took 111895
+    out: originals, then a line of hidden and one of filled images a mask: .png, .npy or a new folder
+    """
+    batch, masks = examples(flow, plan, data, size, n, rows), MASKS if mask == ["all"] else mask or ["top"]
     if not flow.is_image:
         raise ConfigError("[inpaint] the model is of tables, which have no pixels")
-    lines, error = [original := latent.as_floats(flow, data.x)], {}
-    with _lines(args, flow, "inpaint", len(data)) as write:
-        for mask in masks:
-            hidden = hidden_pixels(mask, flow.shape[0], flow.shape[1], args.seed)
+    lines, error = [original := latent.as_floats(flow, batch.x)], {}
+    with write_data("inpaint", flow, out, columns=len(batch)) as write:
+        for one in masks:
+            hidden = hidden_pixels(one, flow.shape[0], flow.shape[1], seed)
             grey = np.where(hidden[..., None], 2.0**flow.bits / 2, original).astype(flow.dtype)
-            lines += [grey, inpaint(flow, data.x, hidden, steps=args.steps, seed=args.seed, **data.conditions)]
-            error[mask] = float(np.abs(lines[-1] - original)[:, hidden].mean())
+            lines += [grey, inpaint(flow, batch.x, hidden, steps=steps, seed=seed, **batch.conditions)]
+            error[one] = float(np.abs(lines[-1] - original)[:, hidden].mean())
         write(np.stack(lines))
-    text = [f"{mask}: hidden pixels {value:.2f} levels from the original on average" for mask, value in error.items()]
-    return {"n": len(data), "mean_error": error, "out": args.out}, "\n".join([*text, args.out])
+    text = [f"{one}: hidden pixels {value:.2f} levels from the original on average" for one, value in error.items()]
+    return {"n": len(batch), "mean_error": error, "out": out}, "\n".join([*text, out])
 
 
-def _lines(args: argparse.Namespace, flow: Flow, name: str, columns: int) -> contextlib.AbstractContextManager[Write]:
-    """Takes lines of so many samples for --out, by default a picture, or for a table an array."""
-    args.out = args.out or name + (".png" if flow.is_image else ".npy")
-    return write_data(name, flow, args.out, columns=columns)
+def _name(flow: Flow, command: str, out: str | None) -> str:
+    """By default a picture, or for a table an array."""
+    return out or command + (".png" if flow.is_image else ".npy")
 
 
 def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
@@ -122,59 +180,3 @@ def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
     if labels is None:
         raise ConfigError("[edit] the data have no labels and no attributes to edit by")
     return np.isin(labels, [class_number(name, part.classes) for name in names])
-
-
-def _unmarked(args: argparse.Namespace, flow: Flow, part: Dataset) -> Batch:
-    """The samples to edit: --rows of the test part, else its first ones without the attribute."""
-    which = "train" if part.test is None else "test"
-    data, without = for_flow(flow, part.part(which)), ~_marked(part, args.positive, which)
-    if args.negative is not None:
-        without &= _marked(part, args.negative, which)
-    if args.rows is None and not without.any():
-        raise ConfigError(f"[edit] no sample of the {which} part is without the attribute; choose --rows to edit")
-    return chosen(args, data, np.flatnonzero(without))
-
-
-def add_commands(commands: Any) -> None:
-    """Declares them."""
-    model_command(commands, "encode", encode, "Data to latents. Large files are read piece by piece.",
-                  "runs/digits images.npy --out latents.npy", *MODEL_AND_DATA, *TABLE,
-                  argument("--out", ".npy, .csv, or .npz with labels or the context too", default="latents.npy"))
-    model_command(commands, "decode", decode, "Latents to data.",
-                  "runs/digits latents.npy --out decoded.png", MODEL,
-                  argument("latents", "file of `evenflow encode`: .npy, .csv or .npz", metavar="LATENTS"),
-                  *conditions_arguments("for latents without labels", "a row for each sample"),
-                  argument("--out", f"{PICTURE}; .csv for tables", default="decoded.npy"))
-    model_command(commands, "reconstruct", reconstruct,
-                  "Data through the latent space and back; with --keep, from the coarsest levels alone.",
-                  "runs/digits --keep 2 1 --out reconstruct.png", *MODEL_AND_DATA,
-                  *rows_arguments(10), SEED,
-                  argument("--keep", "keep the coarsest K levels; several K: one line of pictures each (all levels)",
-                           type=int, many=True, metavar="K"),
-                  argument("--rest", "the other levels", choices=("zero", "redraw"), default="zero"),
-                  argument("--out", f"originals, then reconstructions: {LINES}; default: reconstruct.png or .npy"))
-    model_command(commands, "interpolate", interpolate,
-                  "From sample to sample through latent space: start and end in turn.",
-                  "runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png", *MODEL_AND_DATA,
-                  *rows_arguments(8, "the first, of one class where the model has classes"),
-                  switch("--manifold", "Real NVP's manifold of four samples, on steps x steps angles"),
-                  argument("--steps", "samples a line", type=int, default=9),
-                  argument("--out", f"one line a pair: {LINES}; default: interpolate.png or .npy"))
-    model_command(commands, "edit", edit,
-                  "Move samples along an attribute vector: mean latent with the attribute minus without.",
-                  "runs/digits --positive 0 --negative 6 --out edit.png", *MODEL_AND_DATA,
-                  argument("--positive", "attributes of the data (CelebA), or classes", many=True, required=True,
-                           metavar="NAME"),
-                  argument("--negative", "those without; default: all others", many=True, metavar="NAME"),
-                  *rows_arguments(8, "the first without the attribute"),
-                  argument("--strengths", "multiples of the vector", type=float, many=True, metavar="S",
-                           default=[-1, -0.5, 0, 0.5, 1, 1.5]),
-                  argument("--out", f"one line a sample: {LINES}; default: edit.png or edit.npy"))
-    model_command(commands, "inpaint", inpaint_command,
-                  "Fill in hidden pixels by noisy gradient ascent on the log-likelihood (NICE, section 5.2).",
-                  "runs/digits --mask top random75 --out inpaint.png", *MODEL_AND_DATA,
-                  argument("--mask", f"what is hidden: {', '.join(MASKS)}; all: one after the other", many=True,
-                           choices=(*MASKS, "all"), metavar="MASK", default=["top"]),
-                  *rows_arguments(10), SEED, argument("--steps", "the authors took 111895", type=int, default=2000),
-                  argument("--out", "originals, then a line of hidden and one of filled images a mask: .png, .npy or a "
-                           "new folder; default: inpaint.png"))

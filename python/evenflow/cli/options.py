@@ -5,7 +5,6 @@ Names, kinds, defaults and lines of help come from where the settings are declar
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import inspect
 import typing
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from evenflow._border import checks
+from evenflow.cli.common import HELP, Told, option, words
 from evenflow.data.augment import Augment
 from evenflow.errors import ConfigError, wrong
 from evenflow.models import DECLARED, MODELS, Setting
@@ -23,45 +23,34 @@ from evenflow.training.presets import MODELS as USUAL
 from evenflow.training.presets import PRESETS, TRAINING
 from evenflow.training.settings import Settings
 
-Options = dict[str, dict[str, Any]]
-"""What argparse is told of each option, by its key. One that is not given stays None."""
-METAVARS = {int: "N", float: "X", str: "NAME"}
+Options = dict[str, Told]
+"""By their keys. One that is not given stays None."""
 ELSEWHERE = ("shape", "classes", "context", "bounds", "seed")
 """Settings of models that follow from the data, or are options of other groups."""
 
 
-def _option(help: str, kind: type = str, many: bool = False) -> dict[str, Any]:
-    if kind is bool:
-        return {"help": help, "action": argparse.BooleanOptionalAction}
-    return {"help": help, "type": kind, "metavar": METAVARS[kind], "nargs": "+" if many else None}
-
-
 def _fields(owner: type, usual: dict[str, str] | None = None) -> Options:
-    """For the fields of a dataclass that have a line of help and are numbers, words or lists of words.
-
-    usual: defaults where it has "auto".
-    """
+    """For the fields of a dataclass that have a line of help. usual: defaults where it has "auto"."""
     found, hints = {}, typing.get_type_hints(owner)
     for f in dataclasses.fields(owner):
-        kinds = [kind for hint in (hints[f.name], *typing.get_args(hints[f.name]))
-                 for kind in (bool, int, float, str) if hint in (kind, list[kind])]  # type: ignore[valid-type]
-        if "help" in f.metadata and kinds and f.name not in ("seed", "optimizer_options"):
+        if "help" in f.metadata and f.name not in ("seed", "optimizer_options"):
             choices = ", ".join(one for one in f.metadata.get("choices", ()) if one != "auto")
-            default = (usual or {}).get(f.name, "" if f.default in (None, False, "auto") else f"{f.default}")
-            text = ": ".join(filter(None, (f.metadata["help"], choices))) + (f" ({default})" if default else "")
-            found[f.name] = _option(text, kinds[0], many="list" in str(hints[f.name]))
-    return found
+            found[f.name] = option(hints[f.name], ": ".join(filter(None, (f.metadata["help"], choices))),
+                                   shown=(usual or {}).get(f.name, f.default))
+    return {name: told for name, told in found.items() if told}
 
 
 def _by_owner(values: dict[str, Any]) -> str:
-    """What is the default of whom: "glow 3, realnvp 2"."""
-    return ", ".join(f"{owner} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
-                     for owner, value in values.items())
+    """What is the default of whom: "glow, nice: 3; realnvp: 2"."""
+    owners: dict[str, list[str]] = {}
+    for owner, value in values.items():
+        owners.setdefault(words(value), []).append(owner)
+    return "; ".join(f"{', '.join(of)}: {value}" for value, of in owners.items())
 
 
 def _model_options() -> Options:
     """For all settings of a name, which may differ between models, and between images and tables."""
-    kinds = {"int": int, "ints": int, "float": float, "bool": bool}
+    kinds = {"int": int, "ints": list[int], "float": float, "bool": bool}
     named: dict[str, list[Setting]] = {}
     for setting in (setting for settings in DECLARED.values() for setting in settings):
         if setting.name not in ELSEWHERE:
@@ -71,8 +60,8 @@ def _model_options() -> Options:
         texts = {s.help + (f": {', '.join(s.choices)}" if s.choices else ""): None for s in settings}
         default = _by_owner({s.model.lower(): USUAL.get((s.model.lower(), s.kind), {}).get(s.name, s.default)
                              for s in settings})
-        found[name] = _option(f"{'; '.join(texts)} ({default})", kinds.get(settings[0].type, str),
-                              many=any(s.type == "ints" for s in settings))
+        kind = "ints" if name == "hidden" else settings[0].type  # one number for some, a list for others
+        found[name] = option(kinds.get(kind, str), "; ".join(texts), shown=default)
     return found
 
 
@@ -82,7 +71,7 @@ def _optimizer_options() -> Options:
     for optimizer, make in OPTIMIZERS.items():
         for name in list(inspect.signature(make).parameters)[1:]:
             owners.setdefault(name, []).append(optimizer)
-    return {name: _option(", ".join(of), float) for name, of in owners.items() if name != "lr"}
+    return {name: option(float, ", ".join(of)) for name, of in owners.items() if name != "lr"}
 
 
 def _usual() -> dict[str, str]:
@@ -98,13 +87,12 @@ BOUNDS = {"help": "tables: what the values of a column lie strictly between, non
                   "another column", "nargs": 3, "action": "append", "metavar": ("NAME", "LOW", "HIGH")}
 GROUPS: dict[str, Options] = {
     "data": {**SOURCE, "bounds": BOUNDS, **AUGMENT},
-    "model": {"preset": _option("a paper's settings: " + ", ".join(PRESETS)),
-              "model": {"help": "default: glow for images, couplingflow for tables",
-                        "choices": tuple(map(str.lower, MODELS))},
-              "conditional": _option("glow: density given the label", bool), **MODEL},
-    "training": {"epochs": _option("passes over the data, in total", int),
-                 "steps": _option("updates, in total", int),
-                 "seed": _option("of the split, the model, the order and the noise (0)", int), **TRAINED, **OPTIMIZER},
+    "model": {"preset": option(str, "a paper's settings: " + ", ".join(PRESETS)),
+              "model": option(str, f"{', '.join(MODELS).lower()}; default: glow for images, couplingflow for tables"),
+              "conditional": option(bool, "glow: density given the label"), **MODEL},
+    "training": {"epochs": option(int, HELP["epochs"]), "steps": option(int, HELP["steps"]),
+                 "seed": option(int, "of the split, the model, the order and the noise", shown="0"),
+                 **TRAINED, **OPTIMIZER},
     "output": OUTPUT,
     "place": {"data": {}, "device": {}, "threads": {}, "matmul_precision": {}}}
 """By what they are of; the last, which every command has as options, or in another way, are keys alone."""

@@ -18,8 +18,9 @@ from evenflow._border import arrays, checks
 from evenflow._border.bounds import by_column, require_inside
 from evenflow._border.console import tell
 from evenflow._border.rows import stays_outside
-from evenflow.cli import config, options
-from evenflow.cli.common import argument, command, quality, report, switch
+from evenflow.cli import config as toml
+from evenflow.cli import options
+from evenflow.cli.common import command, flag, quality, report
 from evenflow.data import Dataset, check, is_pictures
 from evenflow.data.table import is_header
 from evenflow.density import Density, bounds_of, for_flow, limits_of, name_columns
@@ -48,27 +49,45 @@ the run no longer knows."""
 
 # Commands
 
-def train(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace, data: str | None = None, *, config: str | None = None, out: str | None = None,
+          force: bool = False, resume: bool = False, quiet: bool = False) -> int:
+    """Train a model on a data set.
+
+    evenflow train digits --out runs/digits
+
+    data: a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a folder
+    config: TOML file of settings, named like the options (batch_size = 64), which go before it
+    out: folder to write (runs/<name of the data>)
+    force: replace a run, or files of its names, that are there
+    resume: go on with the run in --out, if there is one
+    """
     with launched() as ranks:
         values = options.checked(vars(args))
-        if args.config is not None:
-            values = {**ranks.try_on_all(lambda: config.read(args.config)), **values}
+        if config is not None:
+            values = {**ranks.try_on_all(lambda: toml.read(config)), **values}
             _core.set_matmul_precision(values.get("matmul_precision", "highest"))
         if "data" not in values:
             raise ConfigError("[train] there are no data to train on: name DATA, or data in the file of --config")
         path = checks.file_name("train", values["data"], "data")
         values["data"] = os.path.abspath(path) if os.path.exists(path) else path
         stem = os.path.basename(values["data"])
-        run = Run(os.path.join("runs", stem.split(".")[0] or stem) if args.out is None else args.out)
-        if args.resume and run.exists:
+        run = Run(os.path.join("runs", stem.split(".")[0] or stem) if out is None else out)
+        if resume and run.exists:
             _require_same(run, values)
             return _continue(run, args, values, ranks)
         return _begin(run, args, values, ranks)
 
 
-def resume(args: argparse.Namespace) -> int:
+def go_on(args: argparse.Namespace, path: str, *, epochs: int | None = None, steps: int | None = None,
+          quiet: bool = False) -> int:
+    """Go on with a run, as if it had not stopped.
+
+    evenflow resume runs/digits --epochs 200
+
+    path: folder of the run
+    """
     with launched() as ranks:
-        return _continue(Run(args.path), args, options.checked(vars(args)), ranks)
+        return _continue(Run(path), args, options.checked(vars(args)), ranks)
 
 
 def _begin(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
@@ -78,7 +97,7 @@ def _begin(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ra
     comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                 f"evenflow {_core.version}, command: {args.command}", f"data: {plan.mark}"]
     with run.alone(ranks):
-        ranks.lead(lambda: run.start(plan, trainer, config.text(plan.settings, comments), args.command, args.force))
+        ranks.lead(lambda: run.start(plan, trainer, toml.text(plan.settings, comments), args.command, args.force))
         flow = trainer.flow
         for text in [] if flow.is_image else ranks.lead(lambda: check.found(
                 trainer.data, flow.dtype, whole.columns, trainer.seed, bounds_of(flow), trainer.standardises)):
@@ -110,8 +129,8 @@ def _require_same(run: Run, values: dict[str, Any]) -> None:
     for name, value in values.items():
         own = has.get(name)
         if name not in ANEW and value not in (own, [own]) and (value or own is not None):
-            raise ConfigError(f"[train] the run in {run.folder} has --{name.replace('_', '-')} {own} instead of "
-                              f"{value}; --resume goes on with the settings of the run")
+            raise ConfigError(f"[train] the run in {run.folder} has {flag(name)} {own} instead of {value}; --resume "
+                              "goes on with the settings of the run")
 
 
 def _inside(path: str, folder: str) -> bool:
@@ -184,18 +203,13 @@ def _model_settings(values: dict[str, Any], name: str, whole: Dataset) -> dict[s
         given["context"] = whole.train_context.shape[1]
     if "bounds" in values:
         ends = {column: tuple(None if end == "none" else end for end in pair) for column, *pair in values["bounds"]}
-        given["bounds"] = by_column("train", ends, _column_names(whole), whole.shape[0])
+        names = whole.columns or [str(c) for c in range(whole.shape[0])]
+        given["bounds"] = by_column("train", ends, names, whole.shape[0])
     for key in given:
         if key not in known:
-            option = {"classes": "conditional"}.get(key, key.replace("_", "-"))
             raise ConfigError(f"[train] {name} " + ("takes no context, and the data have one" if key == "context" else
-                                                    f"has no option --{option}"))
+                                                    f"has no option {flag({'classes': 'conditional'}.get(key, key))}"))
     return given
-
-
-def _column_names(data: Dataset) -> list[str]:
-    """Of a table without, the numbers of its columns."""
-    return data.columns or [str(c) for c in range(data.shape[0])]
 
 
 def _check_bounds(flow: Flow, loaded: Dataset) -> None:
@@ -205,7 +219,7 @@ def _check_bounds(flow: Flow, loaded: Dataset) -> None:
     for where, x in (("train", loaded.train), ("train, test", loaded.test)):
         if limits_of(flow) is not None and isinstance(x, np.ndarray) and not stays_outside(x):
             taken = arrays.to_floats(where, x, flow.dtype)
-            require_inside(where, limits_of(flow), taken, names=_column_names(loaded))
+            require_inside(where, limits_of(flow), taken, names=loaded.columns)
 
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
@@ -259,7 +273,7 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     if state.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
-    report(args, result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]))
+    report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), args.json)
     for note in result["notes"]:
         tell(f"evenflow: {note}")
     return _verdict(flow, result)
@@ -289,23 +303,12 @@ def _verdict(flow: Density, result: dict[str, Any]) -> int:
 
 def add_commands(commands: Any) -> None:
     """Declares them."""
-    quiet = switch("--quiet", "no progress")
-    sub = command(commands, "train", train, "Train a model on a data set.", "digits --out runs/digits",
-                  argument("data", "a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a "
-                           "folder", nargs="?", metavar="DATA"),
-                  argument("--config", "TOML file of settings, named like the options (batch_size = 64), which go "
-                           "before it", metavar="FILE"),
-                  argument("--out", "folder to write (runs/<name of the data>)", metavar="RUN"),
-                  switch("--force", "replace a run, or files of its names, that are there"),
-                  switch("--resume", "go on with the run in --out, if there is one"), quiet)
+    sub = command(commands, "train", train, on_model=False)
     for title, group in options.GROUPS.items():
         section = sub.add_argument_group(title)
-        for key, kind in group.items():
-            if kind:
-                section.add_argument("--" + key.replace("_", "-"), **kind)
+        for key, told in group.items():
+            if told:
+                section.add_argument(flag(key), **told)
     sub.usage = "evenflow train [DATA] [--option VALUE ...]"
     sub.set_defaults(device=None, threads=None, matmul_precision=None)
-    command(commands, "resume", resume, "Go on with a run, as if it had not stopped.", "runs/digits --epochs 200",
-            argument("path", "folder of the run", metavar="RUN"),
-            argument("--epochs", "passes over the data, in total", type=int, metavar="N"),
-            argument("--steps", "updates, in total", type=int, metavar="N"), quiet)
+    command(commands, "resume", go_on, on_model=False)

@@ -67,10 +67,10 @@ class Source:
     label: str | None = said(None, "tables: column of classes")
     context: list[str] | None = said(None, "tables: columns that the density of the others is given")
     weight: str | None = said(None, "tables: column of what rows count for")
-    size: int | None = said(None, "folder of images: resize to SIZE x SIZE")
+    size: int | None = said(None, "folder of images: resize to N x N")
     background: str | None = said(None, "folder of images: colour behind transparent pixels; default: white")
-    crop: int | None = said(None, "folder of images: a square of CROP x CROP out of the middle, before")
-    pad: int | None = said(None, "images: in the middle of a black square of PAD x PAD")
+    crop: int | None = said(None, "folder of images: a square of N x N out of the middle, before")
+    pad: int | None = said(None, "images: in the middle of a black square of N x N")
     valid: float = said(0.1, "fraction for validation, 0 for none, and for testing where the data have no test part")
     seed: int = 0
 
