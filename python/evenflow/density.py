@@ -38,7 +38,7 @@ BLOCK_VALUES, FIRST_VALUES = 1 << 22, 1 << 16
 """Largest and first number of values in a block of a call. Memory doesn't grow with N, and Ctrl-C ends a call between
 two blocks."""
 BLOCK_SECONDS = 0.2
-"""Blocks that take longer are halved, shorter ones doubled. A row's bits don't depend on its block."""
+"""After a block that took longer the next is half as large, else twice. A row's bits don't depend on its block."""
 
 LAST = 2**62
 """Largest number of a first row: rows after it have numbers, too."""
@@ -307,7 +307,7 @@ class Density:
         with undone_on_error(self):
             name_columns(self, arrays.names_of(x), arrays.names_of(context))
             data = _data(self, where, x, least=1)
-            given = _context(self, where, context, len(data), resolve=True)
+            given = _context(self, where, context, len(data))
             initialize(self, where, Batch(data, context=given))
 
     # Density, latents, samples
@@ -599,8 +599,7 @@ class Density:
         where = "base_sample"
         n, seed, first = _draws(self, where, n, seed, first)
         temperature = checks.number(where, "temperature", temperature, 0.0)
-        with arrays.memory_for(where, f"{n} samples"):
-            z = np.empty((n, self._dims), self._dtype)
+        z = np.empty((n, self._dims), self._dtype)
         for rows in blocks(self, n):
             self._core.base_sample(z[rows], temperature, seed, first + rows.start)
         return z
@@ -806,16 +805,13 @@ class Density:
 
 def compiled(where: str, config: dict[str, Any], device: str, threads: int) -> _core.Flow32 | _core.Flow64:
     """The compiled model of a `config`. ConfigError or ShapeError if its settings don't fit together."""
-    with arrays.memory_for(where, "the model"):
-        try:
-            return _core.build(json.dumps(config), device=device, threads=threads)
-        except ShapeError as error:  # torch's order of an image's axes is another
-            raise ShapeError(f"{error} (shapes are (H, W, C))") from None
+    try:
+        return _core.build(json.dumps(config), device=device, threads=threads)
+    except ShapeError as error:  # torch's order of an image's axes is another
+        raise ShapeError(f"{error} (shapes are (H, W, C))") from None
+    except MemoryError as error:
+        raise MemoryError(f"[{where}] expected memory for the model, got: {error}") from error
 
-
-for _name, _member in vars(Density).items():  # Python's own errors name the class that users know
-    if callable(_member) and not _name.startswith("_"):
-        _member.__qualname__ = f"Flow.{_name}"
 
 Checked = TypeVar("Checked", bound=Density)
 
@@ -886,12 +882,11 @@ def blocks(flow: Density, n: int) -> Iterator[slice]:
         yield slice(0, n)
         return
     while a < n:
-        b = min(n, a + size)
         start = time.monotonic()
-        yield slice(a, b)
-        seconds, a = time.monotonic() - start, b
-        size = min(most, 2 * size) if seconds < BLOCK_SECONDS / 2 else size
-        size = max(1, size // 2) if seconds > 2 * BLOCK_SECONDS else size
+        yield slice(a, min(n, a + size))
+        a += size
+        quick = time.monotonic() - start < BLOCK_SECONDS
+        size = min(most, 2 * size) if quick else max(1, size // 2)
 
 
 def take(flow: Density, where: str, x: Any, label: Any = None, context: Any = None, weight: Any = None, *,
@@ -910,16 +905,13 @@ def take_latents(flow: Density, where: str, z: Any, label: Any = None, context: 
 
 
 def check(flow: Density, where: str, x: Any, label: Any = None, context: Any = None, weight: Any = None, *,
-          least: int = 0, resolve: bool = False, only: bool = False) -> Batch:
-    """The same for work in numpy: all in main memory. Data in files (`Rows`, np.memmap) stay there, unread.
-
-    resolve: NumericError for a column of the context that varies, and not in the model's dtype.
-    """
+          least: int = 0, only: bool = False) -> Batch:
+    """The same for work in numpy: all in main memory. Data in files (`Rows`, np.memmap) stay there, unread."""
     arrays.check_names(where, "x", x, flow._names.get("x"))
     x = arrays.check_batch(where, x, flow._shape, image=flow._is_image, least=least)
     if only:  # the data alone
         return Batch(x)
-    return _given(flow, where, x, label, context, weight, device="cpu", resolve=resolve)
+    return _given(flow, where, x, label, context, weight, device="cpu")
 
 
 def for_flow(flow: Density, batch: Batch) -> Batch:
@@ -962,8 +954,8 @@ def initialize(flow: Density, where: str, batch: Batch) -> None:
     flow._core.init(floats(flow, where, batch.x, 0), batch.context)
     context = np.zeros((1, 0)) if batch.context is None else np.asarray(batch.context)
     for column in np.flatnonzero(context.min(0) == context.max(0))[:1] if len(context) > 1 else ():
-        warn(f"[{where}] column {column} of the context is constant here, so the flow will ignore it; initialise it "
-             "with a context that varies")
+        warn(f"[{where}] column {column} of the context is constant here, in {flow.dtype}, so the flow will ignore it; "
+             "initialise it with a context that varies")
 
 
 def forward(flow: Density, where: str, batch: Batch, first: int = 0) -> tuple[Array, Array]:
@@ -1036,27 +1028,27 @@ def _array(flow: Density, where: str, name: str, x: Any, shape: tuple[int, ...],
     return arrays.take_batch(where, x, shape, dtype or flow._dtype, flow._device, name=name)
 
 
-def _context(flow: Density, where: str, context: Any, n: int, *, first: int = 0, device: str | None = None,
-             resolve: bool = False) -> Taken | None:
+def _context(flow: Density, where: str, context: Any, n: int, *, first: int = 0,
+             device: str | None = None) -> Taken | None:
     """A context (n, C) of the model's dtype, if the model has one; on the device unless another is named."""
     if not flow._context:
         if context is None:
             return None
         raise wrong(ConfigError, where, "context", "a context was given, but the model has none")
     arrays.check_names(where, "context", context, flow._names.get("context"))
-    taken = arrays.take_context(where, context, n, flow._context, flow._dtype, device or flow._device, resolve, first)
+    taken = arrays.take_context(where, context, n, flow._context, flow._dtype, device or flow._device, first)
     return floats(flow, where, taken, first=first, name="context") if isinstance(taken, DeviceArray) else taken
 
 
 def _given(flow: Density, where: str, x: Any, label: Any, context: Any, weight: Any = None, *, first: int = 0,
-           device: str | None = None, resolve: bool = False) -> Batch:
+           device: str | None = None) -> Batch:
     """Samples with what their density is conditioned on, checked: labels (n,) or a context (n, C), and weights."""
     if label is None is context and weight is None and not flow._classes and not flow._context:
         return Batch(x)  # a call for one row should not wait for the rest
     n = len(x)
     label = arrays.check_labels(where, label, n, flow._classes, first)
     if flow._context or context is not None:
-        context = _context(flow, where, context, n, first=first, device=device, resolve=resolve)
+        context = _context(flow, where, context, n, first=first, device=device)
     return Batch(x, label, context, check_weights(where, weight, n, first))
 
 
@@ -1097,9 +1089,8 @@ def _sample(flow: Density, where: str, n: Any, label: Any, context: Any, seed: A
                         f"per_context=True, got {given} and device {device!r}")
         context = np.repeat(np.asarray(_context(flow, where, context, given[0])), n, axis=0)
         n, shape = len(context), (given[0], n)
-    with arrays.memory_for(where, f"{n} samples"):
-        x = arrays.empty(device, (n, *flow._shape), flow._dtype)
-        log_prob = arrays.empty(device, (n,), DOUBLE) if scored else None
+    x = arrays.empty(device, (n, *flow._shape), flow._dtype)
+    log_prob = arrays.empty(device, (n,), DOUBLE) if scored else None
     batch = _given(flow, where, x, label, context)
     for rows in blocks(flow, n):
         part = batch if rows.stop == n and not rows.start else batch[rows]

@@ -12,7 +12,6 @@ import numpy as np
 
 from evenflow import _core
 from evenflow._border import arrays
-from evenflow._border.arrays import memory_for
 from evenflow._border.batch import Batch
 from evenflow._border.checks import flag, number, whole
 from evenflow.density import Density, check_flow, core_of, floats
@@ -57,9 +56,8 @@ class Optimizer:
         make = _core.Optimizer32 if flow.dtype == np.float32 else _core.Optimizer64
         settings = dict(lr=lr, momentum=momentum, beta1=beta1, beta2=beta2, decay=decay, eps=eps,
                         weight_decay=weight_decay, shrink=shrink)
-        with memory_for("optimizer", "its state"):
-            self._core = make(core_of(flow), rule, **{name: number("optimizer", name, value, 0.0)
-                                                   for name, value in settings.items()})
+        self._core = make(core_of(flow), rule, **{name: number("optimizer", name, value, 0.0)
+                                                  for name, value in settings.items()})
 
     @property
     def lr(self) -> float:
@@ -353,8 +351,7 @@ class MovingAverage:
         self.steps = 0
         values = core_of(flow).values
         make = _core.Average32 if values.dtype == np.float32 else _core.Average64
-        with memory_for("MovingAverage", "its values"):
-            self._core = make(core_of(flow))
+        self._core = make(core_of(flow))
         if not self.zero_debias:
             self.average[:] = values
         # Tensors of the fixed group (permutations, signs) are never averaged: they come last in the layout.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,22 +37,17 @@ def as_array(where: str, x: Any, name: str = "x") -> Any:
         return x
     if hasattr(x, "to_numpy") and names_of(x) is not None:
         return _values_of_frame(where, x, name)
-    plain, why = isinstance(x, (list, tuple, int, float, np.number)), None
-    if hasattr(x, "__dlpack__") and not plain:
-        try:
-            return np.from_dlpack(_with_signs(x))
-        except Exception as error:  # of another library
-            why = error
-    if plain or hasattr(x, "__array__") and not getattr(x, "requires_grad", False):
-        try:  # JAX gives an array that is spread over devices by copy alone
+    why: Any = ""
+    try:
+        if hasattr(x, "__array__") or isinstance(x, (list, tuple, int, float)):
             return np.asarray(x)
-        except Exception as error:
-            why = why or error
-    dtype = f" of {x.dtype}" if hasattr(x, "dtype") else ""
+        if hasattr(x, "__dlpack__"):
+            return np.from_dlpack(x)
+    except Exception as error:  # of another library
+        why = error
     hint = "; inside JAX's jit and grad use evenflow.jax" if "Tracer" in type(x).__name__ else ""
     raise _wrong(TypeError, where, name, "expected an array, numbers, or what has __dlpack__ or __array__, in main "
-                 "memory and without gradient tracking, "
-                 f"got {type(x).__name__}{dtype}{f': {why}' if why else ''}{hint}") from why
+                 f"memory and without gradient tracking, got {type(x).__name__}{f': {why}' if why else ''}{hint}")
 
 
 def names_of(x: Any) -> list[str] | None:
@@ -139,20 +133,17 @@ def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, devi
 
     DLPack has its library order what it has queued on the array before the model's work.
     """
-    if device == "cpu" or isinstance(x, np.ndarray) or not _is_on(x, CUDA, CUDA_MANAGED):
+    if device == "cpu" or isinstance(x, np.ndarray) or not _is_on_gpu(x):
         return check_batch(where, x, shape, name=name, image=image, least=least)
-    x = _with_signs(x)
+    x = x.resolve_neg() if hasattr(x, "resolve_neg") else x  # torch's DLPack would drop this flag
     gpu, stream = _core.gpu_and_stream(device)
     got = int(x.__dlpack_device__()[1])
     if got != gpu:
         raise _wrong(DeviceError, where, name,
                      f"expected an array on GPU {gpu}, where the model computes, got one on GPU {got}")
     try:
-        try:
-            capsule = x.__dlpack__(stream=stream, max_version=(1, 0))
-        except TypeError:  # of a library from before versions
-            capsule = x.__dlpack__(stream=stream)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        capsule = x.__dlpack__(stream=stream)
+    except Exception as error:  # of another library
         raise _wrong(TypeError, where, name, "expected an array on the GPU without gradient tracking, "
                                              f"got {type(x).__name__}: {error}") from error
     taken = _core.borrow(where, capsule, device, [dtype.name, "uint8"] if image else [dtype.name])
@@ -160,15 +151,10 @@ def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, devi
     return taken
 
 
-def _with_signs(x: Any) -> Any:
-    """x with its signs in memory: torch keeps that of torch.imag(z.conj()) in a flag, which DLPack drops."""
-    return x.resolve_neg() if hasattr(x, "resolve_neg") else x
-
-
-def _is_on(x: Any, *types: int) -> bool:
-    """Whether x offers DLPack, and lies on a device of these types."""
+def _is_on_gpu(x: Any) -> bool:
+    """Whether x offers DLPack, and lies on a GPU."""
     try:
-        return hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] in types
+        return hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] in (CUDA, CUDA_MANAGED)
     except Exception:  # of another library
         return False  # on none that there is a number for; taking it tells more
 
@@ -217,15 +203,6 @@ def wrong_levels(x: Taken, bits: int, beyond: float = 0.0) -> str:
 def empty(device: str, shape: tuple[int, ...], dtype: np.dtype) -> Taken:
     """An uninitialised array in main memory ("cpu") or on a device."""
     return np.empty(shape, dtype) if device == "cpu" else _core.empty(device, shape, dtype)
-
-
-@contextlib.contextmanager
-def memory_for(where: str, what: str) -> Iterator[None]:
-    """Within it, a MemoryError says what the memory was for."""
-    try:
-        yield
-    except MemoryError as error:
-        raise MemoryError(f"[{where}] expected memory for {what}, got: {error}") from error
 
 
 def batch_shape(shape: tuple[int, ...]) -> str:
@@ -292,15 +269,11 @@ def check_labels(where: str, label: Any, n: int, classes: int, first: int = 0) -
     return np.ascontiguousarray(np.broadcast_to(y, (n,)), dtype=np.int32)
 
 
-def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, device: str,
-                 resolve: bool = False, first: int = 0) -> Taken:
-    """A context as (n, size) of the model's dtype, from n rows, or from one for all.
-
-    resolve: NumericError for a column that varies, and not in the model's dtype.  first: as in to_floats, of n rows.
-    """
+def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, device: str, first: int = 0) -> Taken:
+    """A context as (n, size) of the model's dtype, from n rows, or from one for all. first: as in to_floats."""
     if context is None:
         raise wrong(ConfigError, where, "context", f"expected a context of {size} numbers a sample, got none")
-    if device != "cpu" and _is_on(context, CUDA, CUDA_MANAGED):
+    if device != "cpu" and _is_on_gpu(context):
         one = getattr(context, "ndim", 2) == 1
         taken = take_batch(where, context[None] if one else context, (size,), dtype, device, name="context")
         if len(taken) == n:
@@ -313,13 +286,7 @@ def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, d
         hint = "; for one context of all samples pass its only row" if numbers.shape == (1, size) else ""
         raise wrong(ShapeError, where, "context", f"expected ({n}, {size}) for context, or ({size},) for all samples, "
                                                   f"got {numbers.shape}{hint}")
-    wide = numbers.reshape(-1, size)
-    rows = to_floats(where, wide, dtype, first if numbers.ndim == 2 else 0, name="context")
-    if resolve and numbers.dtype != dtype:  # compared, since differences of whole numbers may overflow
-        for c in np.flatnonzero((wide.min(0) < wide.max(0)) & (rows.min(0) == rows.max(0)))[:1]:
-            raise wrong(NumericError, where, "context",
-                        f"expected numbers that {dtype} tells apart for context, got only {rows[0, c]} in column {c}; "
-                        "subtract an offset, or take dtype float64", column=int(c))
+    rows = to_floats(where, numbers.reshape(-1, size), dtype, first if numbers.ndim == 2 else 0, name="context")
     return rows if len(rows) == n else np.ascontiguousarray(np.broadcast_to(rows, (n, size)))
 
 

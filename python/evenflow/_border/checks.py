@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -17,50 +18,36 @@ LARGEST = 2**63 - 1
 
 def whole(where: str, name: str, value: Any, low: int | None = None, high: int = LARGEST) -> int:
     """A whole number in low ... high. TypeError, ConfigError."""
-    number: int = value
     if type(value) is not int:  # a call for one row should not wait for the rest
         try:
-            if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+            if isinstance(value, bool):
                 raise TypeError
-            number = operator.index(value)
+            value = operator.index(value)
         except Exception:  # of another library: torch's on meta have no value
-            told = f"expected a whole number for {name}, got {_shown(name, value)}"
-            raise wrong(TypeError, where, name, told) from None
-    if low is not None and number < low or number > high:
-        wanted = f"<= {high}" if number > high else f">= {low}"
-        raise wrong(ConfigError, where, name, f"expected {name} {wanted}, got {number}")
-    return number
+            raise wrong(TypeError, where, name,
+                        f"expected a whole number for {name}, got {reprlib.repr(value)}") from None
+    if low is not None and value < low or value > high:
+        wanted = f"<= {high}" if value > high else f">= {low}"
+        raise wrong(ConfigError, where, name, f"expected {name} {wanted}, got {value}")
+    return int(value)
 
 
 def number(where: str, name: str, value: Any, low: float, high: float = math.inf) -> float:
     """A finite number in [low, high]. TypeError, ConfigError."""
-    if type(value) is float and low <= value <= high and math.isfinite(value):
-        return value
     try:
-        kind = str(getattr(value, "dtype", "float" if isinstance(value, (int, float)) else "")).rpartition(".")[2]
-        if (isinstance(value, bool) or getattr(value, "shape", ()) != ()
-                or not kind.startswith(("int", "uint", "float", "bfloat"))):
+        given = value if isinstance(value, (int, float)) else np.asarray(value)  # of another library, without axes
+        if isinstance(value, bool) or isinstance(given, np.ndarray) and (given.shape or given.dtype.kind not in "iuf"):
             raise TypeError
-        result = float(value)
+        result = float(given)
     except OverflowError:
         result = math.inf
     except Exception:  # of another library: JAX's tracers have no value
-        raise wrong(TypeError, where, name, f"expected a number for {name}, got {_shown(name, value)}") from None
+        raise wrong(TypeError, where, name, f"expected a number for {name}, got {reprlib.repr(value)}") from None
     if not (low <= result <= high) or not math.isfinite(result):
         wanted = ("to be finite" if not math.isfinite(result) else f">= {low:g}" if high == math.inf
                   else f"in {low:g} ... {high:g}")
         raise wrong(ConfigError, where, name, f"expected {name} {wanted}, got {value}")
     return result
-
-
-def _shown(name: str, value: Any) -> str:
-    """A value for an error; of an array its type and shape, and where it may have been meant for another argument."""
-    try:
-        shape = tuple(int(size) for size in value.shape)
-    except Exception:  # of another library
-        shape = ()
-    hint = "; labels and contexts go by name, label=... or context=..." if name in ("seed", "temperature") else ""
-    return f"{type(value).__name__} {shape}{hint}" if shape else repr(value)
 
 
 def flag(where: str, name: str, value: Any) -> bool:
@@ -87,11 +74,8 @@ def file_name(where: str, path: Any, name: str = "path") -> str:
     """A path as a string. TypeError; IoError for one that no file can have."""
     try:
         file = os.fsdecode(path)
-        valid = b"\0" not in os.fsencode(file)
     except TypeError:  # a number too, which the system would take as an open file
         raise wrong(TypeError, where, name, f"expected a path, got {path!r}") from None
-    except UnicodeEncodeError:
-        valid = False
-    if not valid:
+    if "\0" in file:
         raise wrong(IoError, where, name, f"expected characters that a file's name can have, got {file!r}")
     return file

@@ -168,7 +168,7 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None = None,
     if not flow.initialized and is_header(part.columns):
         name_columns(flow, part.columns, part.context)
     parts = [for_flow(flow, part.part(which)) for which in ("train", *(["test"] if part.test is not None else []))]
-    data, *valid = (checked(flow, where, batch.x, batch.label, batch.context, batch.weight, where == "fit")
+    data, *valid = (checked(flow, where, batch.x, batch.label, batch.context, batch.weight)
                     for where, batch in zip(("fit", "fit valid"), parts))
     trainer = Trainer(flow, data, valid[0] if valid else None, settings, ranks)
     model = {"depth" if key == "steps" else key: value for key, value in flow.config.items()}

@@ -35,7 +35,7 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
             name_columns(flow, arrays.names_of(x), arrays.names_of(context))
 
         def prepare() -> tuple[Trainer, int | None]:
-            data = samples.checked(flow, "fit", x, label, context, sample_weight, resolve=True)
+            data = samples.checked(flow, "fit", x, label, context, sample_weight)
             train, validated = samples.parts(flow, "fit", data, valid, seed)
             usual = dataclasses.replace(chosen, seed=seed)
             if goes_on and path is not None:

@@ -19,14 +19,13 @@ from evenflow.errors import ConfigError, wrong
 PARTS = ("x", "label", "context", "sample_weight")
 
 
-def checked(flow: Density, where: str, x: Any, label: Any = None, context: Any = None, sample_weight: Any = None,
-            resolve: bool = False) -> Batch:
+def checked(flow: Density, where: str, x: Any, label: Any = None, context: Any = None,
+            sample_weight: Any = None) -> Batch:
     """Samples, what their density is given, and their weights, of mean one.
 
     Data in memory become floats of the flow's dtype and lie within its bounds; data in files stay there, unread.
-    resolve: see density.check.
     """
-    batch = check(flow, where, x, label, context, sample_weight, least=1, resolve=resolve)
+    batch = check(flow, where, x, label, context, sample_weight, least=1)
     x, names = batch.x, column_names(flow).get("x")
     if not stays_outside(x):
         check_levels(flow, where, x)
@@ -50,7 +49,7 @@ def parts(flow: Density, where: str, data: Batch, valid: Any, seed: int) -> tupl
     if "x" not in given or not given.keys() <= set(PARTS):
         raise wrong(ConfigError, where, "valid", f"expected a dict of x and perhaps {', '.join(PARTS[1:])} for valid, "
                                                  f"got {', '.join(map(str, given))}")
-    return data, checked(flow, f"{where} valid", *map(given.get, PARTS))  # type: ignore[arg-type]  # resolve is none
+    return data, checked(flow, f"{where} valid", *map(given.get, PARTS))
 
 
 def held_out(where: str, data: Batch, share: float, seed: int) -> tuple[Batch, Batch | None]:
