@@ -116,10 +116,9 @@ def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks:
         trainer, whole, plan = _prepared({**before.settings, **place, **length}, ranks, before, run.model)
         if os.path.exists(run.model) or os.path.exists(state_path(run.model)):
             trainer.load(run.model)  # else it was killed before its first checkpoint
-        anew = any(plan.settings.get(name) != before.settings.get(name) for name in ("epochs", "steps"))
-        if anew:
+        if any(plan.settings.get(name) != before.settings.get(name) for name in ("epochs", "steps")):
             trainer.state.progress.stopped, trainer.state.progress.bad_epochs = False, 0
-        ranks.lead(lambda: run.go_on(plan, trainer, anew))
+        ranks.lead(lambda: run.go_on(plan, trainer))
         return _fit(run, trainer, plan, whole, args)
 
 

@@ -18,6 +18,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -180,19 +181,16 @@ class Run:
             what = "a run" if self.exists else f"a file that a run would replace, {os.path.basename(there[0])}"
             raise IoError(f"[train] {self.folder} already has {what}; go on with it by --resume, replace it by "
                           "--force, or choose another folder with --out")
-        new = Run(os.path.join(self.folder, f".evenflow-{os.getpid()}.new"))
-        try:
-            with writing("train", self.folder):
-                self._remove(LEFTOVERS)
-                os.makedirs(new.folder)
+        with writing("train", self.folder):
+            self._remove(LEFTOVERS)
+            with TemporaryDirectory(prefix=f".evenflow-{os.getpid()}-", dir=self.folder) as folder:
+                new = Run(folder)
                 new.append({"event": "start", **_circumstances(trainer, command), **vars(plan)})
                 _write(new.config, config)
                 trainer.write(new.model)
                 self._remove(FILES)
                 for name in FIRST:
-                    os.replace(os.path.join(new.folder, name), os.path.join(self.folder, name))
-        finally:
-            shutil.rmtree(new.folder, ignore_errors=True)
+                    os.replace(os.path.join(folder, name), os.path.join(self.folder, name))
 
     def _found(self, patterns: Iterable[str]) -> list[str]:
         return [path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), pattern))]
@@ -210,38 +208,28 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def plan(self) -> Plan:
-        """From the first line of the log, with the length that was asked for last. IoError if there is none."""
+        """From the first line of the log. IoError if there is none."""
         try:
-            first, *later = self._records()
-            plan = of(Plan, first)
-            for record in later:
-                if record.get("event") == "resume":
-                    plan.settings.update(epochs=record["epochs"], steps=record["steps"])
-            return plan
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                return of(Plan, json.loads(file.readline()))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
-    def _records(self) -> list[dict[str, Any]]:
-        """Of the log; a line that was cut short, or is no record, is left out."""
-        records = []
-        with open(self.log, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                with contextlib.suppress(ValueError, RecursionError):
-                    record = json.loads(line)
-                    if isinstance(record, dict) and isinstance(record.get("step", 0), int):
-                        records.append(record)
-        return records
-
-    def go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
-        """Takes the log back to the trainer's step. anew: the plan has another length than before."""
+    def go_on(self, plan: Plan, trainer: Trainer) -> None:
+        """Takes the log back to the trainer's step: what it says of later ones goes, and lines that are no records. Its
+        first line then has the plan, which may be of another length than before.
+        """
         with contextlib.suppress(OSError):  # what can't be removed stays
             self._remove(LEFTOVERS)
-        step = trainer.state.progress.step
-        with writing("resume", self.log):
-            kept = [json.dumps(record) + "\n" for record in self._records() if record.get("step", 0) <= step]
-        _write(self.log, "".join(kept))
-        if anew:
-            trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
+        trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
+        step, kept = trainer.state.progress.step, list[dict[str, Any]]()
+        with writing("resume", self.log), open(self.log, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
+                    record = json.loads(line)
+                    kept += [record] if record.get("step", 0) <= step else []
+        kept[0].update(vars(plan))
+        _write(self.log, "".join(json.dumps(record) + "\n" for record in kept))
         self.append({"event": "resume", "epochs": plan.settings.get("epochs"), "steps": plan.settings.get("steps")})
 
     def fit(self, trainer: Trainer, plan: Plan, whole: Dataset,
@@ -309,21 +297,15 @@ def baseline(flow: Density, whole: Dataset) -> float | None:
     """
     if flow.is_image:
         return float(flow.dims * flow.bits * np.log(2))
-
-    def rows(which: str) -> tuple[np.ndarray, np.ndarray]:
-        batch = whole.part(which)[:BASELINE_ROWS]
-        weights = np.ones(len(batch)) if batch.weight is None else batch.weight
-        return np.asarray(batch.x, np.float64)[weights > 0], weights[weights > 0]  # others may be no numbers
-
-    (x, weights), (test, test_weights) = rows("train"), rows("test")
-    if not len(x) or not len(test):
-        return None
-    with np.errstate(all="ignore"):
-        mean = np.average(x, axis=0, weights=weights)
-        variance = np.average((x - mean)**2, axis=0, weights=weights)
-        nll = 0.5 * ((test - mean)**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
-        value = float(np.average(nll, weights=test_weights))
-    return value if np.isfinite(value) else None
+    train, test = (whole.part(which)[:BASELINE_ROWS] for which in ("train", "test"))
+    x = np.asarray(train.x, np.float64)
+    with np.errstate(all="ignore"), contextlib.suppress(ZeroDivisionError):  # weights that are all zero
+        mean = np.average(x, axis=0, weights=train.weight)
+        variance = np.average((x - mean)**2, axis=0, weights=train.weight)
+        nll = 0.5 * ((test.x - mean)**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
+        value = float(np.average(nll, weights=test.weight))
+        return value if np.isfinite(value) else None
+    return None
 
 
 def _standard_error(values: np.ndarray, weights: np.ndarray | None, group: int) -> float | None:
