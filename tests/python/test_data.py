@@ -149,10 +149,10 @@ GOOD = idx(np.zeros((2, 3, 4), np.uint8))
     (b"", "magic"),
     (b"\x89PNG\r\n\x1a\n" + GOOD, "magic"),
     (b"\0\0\x07\x03" + GOOD[4:], "magic"),
-    (GOOD[:9], "header"),
-    (GOOD[:-1], "only 23"),
-    (GOOD + b"\0", "more"),
-    (b"\0\0\x08\x03" + b"\xff" * 12, "only 0"),
+    (GOOD[:9], "buffer size"),
+    (GOOD[:-1], "array of size 23 into"),
+    (GOOD + b"\0", "array of size 25 into"),
+    (b"\0\0\x08\x03" + b"\xff" * 12, "array of size 0 into"),
 ])
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_broken_idx(tmp_path, content, word, ending):

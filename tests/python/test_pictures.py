@@ -147,7 +147,7 @@ def test_the_data_are_found_from_elsewhere(tmp_path, colour, capsys, monkeypatch
     assert main(["resume", "../run", "--steps", "3", "--quiet"]) == 0
     (tmp_path / "photos").rename(tmp_path / "gone")
     assert main(["eval", "../run"]) == 2
-    assert "are for folders of pictures, and there is none at " in capsys.readouterr().err
+    assert "there is no file or folder " in capsys.readouterr().err
 
 
 # How long an average lags

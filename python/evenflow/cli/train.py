@@ -176,8 +176,6 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None = None,
                 "conditional": flow.classes > 0 or None, "bounds": values.get("bounds"), "epochs": epochs,
                 "steps": values.get("steps"), "device": values.get("device", "cpu"),
                 "threads": values.get("threads", 0), "matmul_precision": _core.matmul_precision()}
-    if is_pictures(source.data) and source.background is None:
-        resolved["background"] = "white"  # of which a warning has told once
     return trainer, whole, Plan(options.pick(resolved, options.KEYS), whole.classes if flow.classes else [],
                                 mark(whole, part))
 

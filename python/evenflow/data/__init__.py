@@ -62,11 +62,10 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None 
         Side in pixels of the square that is taken out of the middle of each picture before it is resized; by default
         the largest square.
     channels : int, optional
-        1 reads all pictures as grey, 3 as RGB, 2 and 4 keep their alpha beside; by default they are grey if all are,
-        else RGB.
+        1 reads all pictures as grey, 3 as RGB, 2 and 4 keep their alpha beside; by default they are grey if the first
+        is, else RGB.
     background : str, optional
-        Colour that transparent pictures are put on, unless their alpha is kept: a name, or "#rrggbb"; by default white,
-        with a warning.
+        Colour that transparent pictures are put on, unless their alpha is kept: a name, or "#rrggbb"; by default white.
     pad : int, optional
         Set images of any source into the middle of a black square of this side, see `Dataset.padded`.
     named : bool
@@ -86,11 +85,6 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None 
         If there is no such column, or an option doesn't fit the source.
     MissingExtra
         If a reader needs a package that is not installed.
-
-    Warns
-    -----
-    DataWarning
-        If pictures are transparent.
 
     Examples
     --------

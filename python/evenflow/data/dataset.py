@@ -17,7 +17,7 @@ from evenflow._border.batch import Batch
 from evenflow._border.checks import choice, number, whole
 from evenflow.errors import ConfigError, Error, IoError, ShapeError, wrong
 from evenflow._border.rows import Rows, stays_outside
-from evenflow.data.rows import Bordered, drawn, pick
+from evenflow.data.rows import Bordered, Order, drawn, pick
 
 LARGEST_LABEL = (1 << 20) - 1
 MISSING = ("", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "?")
@@ -142,12 +142,17 @@ class Dataset:
             raise ConfigError(f"[split] a fraction of {fraction:g} takes {count} of {n} samples; both parts need at "
                               "least one")
         test, train = drawn(self.train, count, seed)
-        parts: dict[str, Any] = {}
-        for name in PER_SAMPLE:
-            values = getattr(self, f"train_{name}")
-            for part, rows in (("train", train), ("test", test)):
-                parts[f"{part}_{name}"] = None if values is None else values[rows[:]]
-        return dataclasses.replace(self, train=pick(self.train, train), test=pick(self.train, test), **parts)
+        return self.divided(train, test)
+
+    def divided(self, train: np.ndarray | Order, test: np.ndarray | Order) -> Dataset:
+        """These rows of the training part as the two parts of a data set."""
+        fields: dict[str, Any] = {}
+        for part, rows in (("train", train), ("test", test)):
+            fields[part] = pick(self.train, rows)
+            for name in PER_SAMPLE:
+                values = getattr(self, f"train_{name}")
+                fields[f"{part}_{name}"] = None if values is None else values[rows[:]]
+        return dataclasses.replace(self, **fields)
 
     def without_test(self) -> Dataset:
         """Return this data set without its test part."""
