@@ -129,9 +129,9 @@ def test_config_repeats_the_run(tmp_path, table_file, options):
     ("lr = true", "expected a number for --lr, got True"),
     ("flip = 1", "expected True or False for flip, got 1"),
     ("model = 'flow'", "flow is not a model of images"),
-    ("lr 0.1", "is no TOML file"),
+    ("lr 0.1", "can't be read as TOML"),
     pytest.param("seed = 1" + "0" * 400, "seed", id="long"),
-    pytest.param("hidden = " + "[" * 100000, "is no TOML file", id="nested"),
+    pytest.param("hidden = " + "[" * 100000, "can't be read as TOML", id="nested"),
 ])
 def test_bad_config(tmp_path, capsys, monkeypatch, text, word):
     monkeypatch.chdir(tmp_path)

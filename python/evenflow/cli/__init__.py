@@ -18,7 +18,7 @@ import evenflow
 from evenflow import _core
 from evenflow._border.console import tell, tell_error, write
 from evenflow._border.names import nearest
-from evenflow.cli import latents, models, train
+from evenflow.cli import models, train
 from evenflow.cli.common import Answer, command, flag
 from evenflow.errors import ConfigError, DataWarning, DeviceError, IoError, NumericError, RanksError, ShapeError
 from evenflow.training import signals
@@ -95,9 +95,9 @@ def _make_parser() -> argparse.ArgumentParser:
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "eval": models.evaluate_command, "score": models.score, "sample": models.sample, "info": models.info,
-    "verify": models.verify, "encode": latents.encode, "decode": latents.decode,
-    "reconstruct": latents.reconstruct, "interpolate": latents.interpolate, "edit": latents.edit,
-    "inpaint": latents.inpaint_command}
+    "verify": models.verify, "encode": models.encode, "decode": models.decode,
+    "reconstruct": models.reconstruct, "interpolate": models.interpolate, "edit": models.edit,
+    "inpaint": models.inpaint_command}
 """Those on a model."""
 
 

@@ -1,4 +1,4 @@
-"""Commands on a trained model: eval, score, sample, info, verify."""
+"""Commands on a trained model."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core
-from evenflow.cli.common import Answer, given_context, given_label, quality
+from evenflow import _core, latent
+from evenflow.cli.common import Answer, chosen, class_number, examples, given_context, given_label, quality
+from evenflow.data import Dataset
 from evenflow.data.table import Columns
-from evenflow.density import column_names, core_of
+from evenflow.density import column_names, core_of, for_flow
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
-from evenflow.latent import enlarged
+from evenflow.inpaint import MASKS, hidden_pixels, inpaint
 from evenflow.runs import Plan, evaluate, held_out, tested
-from evenflow.runs.export import write_samples
-from evenflow.runs.stream import read_rows
+from evenflow.runs.export import decode_rows, encode_rows, write_data, write_samples
+from evenflow.runs.stream import read_latents, read_rows
 from evenflow.score import log_probs, score_rows
 
 BFLOAT16 = {"amx": "matrices", "avx512_bf16": "pairs"}
 """What an instruction set multiplies at once."""
+STRENGTHS = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
+"""Of an edit."""
+
+
+# Numbers
 
 
 def evaluate_command(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
@@ -79,7 +85,7 @@ def sample(flow: Flow, plan: Plan | None, *, n: int = 100, seed: int = 0, temper
     """
     number, context = given_label(label, plan), given_context(given, flow, needed=True)
     if enlarge != 1:
-        flow = enlarged(flow, enlarge, device=flow.device, threads=threads)
+        flow = latent.enlarged(flow, enlarge, device=flow.device, threads=threads)
     out = out or "samples" + (".png" if flow.is_image else ".csv" if flow.columns else ".npy")
     n = write_samples(flow, n, out, temperature, seed, number, flow.columns, context)
     return {"n": n, "out": out}, out
@@ -124,3 +130,168 @@ def verify(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int 
     part = tested(flow, held_out(flow, plan, data, size, chosen=Columns.of(columns, label, context)))
     found = flow.verify(part.x, seed=seed, **part.conditions)
     return {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found)
+
+
+# Latents, and work by gradients
+
+def encode(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
+           columns: list[str] | None = None, context: list[str] | None = None, out: str = "latents.npy") -> Answer:
+    """Data to latents. Large files are read piece by piece.
+
+    evenflow encode runs/digits images.npy --out latents.npy
+
+    out: .npy, .csv, or .npz with labels or the context too
+    """
+    n = encode_rows(flow, read_rows(data, flow, plan, columns, size, context), out)
+    return {"n": n, "dims": flow.dims, "out": out}, out
+
+
+def decode(flow: Flow, plan: Plan | None, latents: str, *, label: str | None = None, given: list[str] | None = None,
+           out: str = "decoded.npy") -> Answer:
+    """Latents to data.
+
+    evenflow decode runs/digits latents.npy --out decoded.png
+
+    latents: file of `evenflow encode`: .npy, .csv or .npz
+    label: class, by name or number; for latents without labels
+    given: context of a model that has one: its numbers, for all, or a file's name: a row for each sample
+    out: a picture (.png), an array (.npy) or, for images, a new folder; .csv for tables
+    """
+    number, context = given_label(label, plan), given_context(given, flow, needed=False)
+    return {"n": decode_rows(flow, read_latents(latents), out, number, flow.columns, context), "out": out}, out
+
+
+def reconstruct(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None, n: int = 10,
+                rows: list[int] | None = None, seed: int = 0, keep: list[int] | None = None, rest: str = "zero",
+                out: str | None = None) -> Answer:
+    """Data through the latent space and back; with --keep, from the coarsest levels alone.
+
+    evenflow reconstruct runs/digits --keep 2 1 --out reconstruct.png
+
+    keep: so many of the coarsest levels; several: one line of pictures each (all levels)
+    rest: the other levels: zero, redraw
+    out: originals, then reconstructions: a picture (.png), a new folder or, as tables need, an array (.npy); default:
+     reconstruct.png or .npy
+    """
+    batch, levels = examples(flow, plan, data, size, n, rows), len(core_of(flow).levels())
+    shown, found = [latent.as_floats(flow, batch.x)], []
+    with write_data("reconstruct", flow, out := _name(flow, "reconstruct", out), columns=len(batch)) as write:
+        for kept in keep or [levels]:
+            shown.append(latent.reconstruct(flow, batch.x, keep=kept, rest=rest, seed=seed, **batch.conditions))
+            error = np.abs(shown[-1].astype(np.float64) - shown[0])
+            found.append({"keep": kept, "worst_error": float(error.max()), "mean_error": float(error.mean())})
+        write(np.stack(shown))
+    unit = "levels" if flow.is_image else "units of the data"
+    lines = [f"keep {r['keep']} of {levels} levels: worst error {r['worst_error']:.3g}, "
+             f"mean error {r['mean_error']:.3g} {unit}" for r in found]
+    return {"n": len(batch), "reconstructions": found, "out": out}, "\n".join([*lines, out])
+
+
+def interpolate(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None, n: int = 8,
+                rows: list[int] | None = None, manifold: bool = False, steps: int = 9,
+                out: str | None = None) -> Answer:
+    """From sample to sample through latent space: start and end in turn.
+
+    evenflow interpolate runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png
+
+    rows: rows of the data instead; default: the first, of one class where the model has classes
+    manifold: Real NVP's manifold of four samples, on steps x steps angles
+    steps: samples a line
+    out: one line a pair: a picture (.png), a new folder or, as tables need, an array (.npy); default: interpolate.png
+     or .npy
+    """
+    alike = 4 if manifold else 2
+    batch = examples(flow, plan, data, size, 4 if manifold else n, rows, of_a_class=alike)
+    if len(batch) % alike:
+        raise ConfigError(f"[interpolate] expected rows in groups of {alike}, got {len(batch)}")
+    for values in batch.conditions.values():
+        groups = values.reshape(-1, alike, *values.shape[1:])
+        if (groups != groups[:, :1]).any():
+            raise ConfigError("[interpolate] start and end have to be of one class or context; choose such --rows")
+    given = batch[::alike].conditions
+    with write_data("interpolate", flow, out := _name(flow, "interpolate", out), columns=steps) as write:
+        if manifold:
+            write(latent.manifold(flow, batch.x, steps=steps, **{name: own[0] for name, own in given.items()}))
+        else:
+            write(latent.interpolate(flow, batch.x[0::2], batch.x[1::2], steps=steps, **given))
+    return {"samples": len(batch), "steps": steps, "out": out}, out
+
+
+def edit(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None, positive: list[str],
+         negative: list[str] | None = None, n: int = 8, rows: list[int] | None = None,
+         strengths: list[float] = STRENGTHS, out: str | None = None) -> Answer:
+    """Move samples along an attribute vector: mean latent with the attribute minus without.
+
+    evenflow edit runs/digits --positive 0 --negative 6 --out edit.png
+
+    positive: attributes of the data (CelebA), or classes
+    negative: those without; default: all others
+    rows: rows of the data instead; default: the first without the attribute
+    strengths: multiples of the vector
+    out: one line a sample: a picture (.png), a new folder or, as tables need, an array (.npy); default: edit.png or
+     .npy
+    """
+    part = held_out(flow, plan, data, size, labelled=True)
+    marks = {}
+    for which in ("train", "test") if part.test is not None else ("train",):
+        has = _marked(part, positive, which)
+        marks[which] = has, ~has if negative is None else _marked(part, negative, which)
+    train = for_flow(flow, part.part("train"))
+    direction = latent.attribute(flow, train.x, *marks["train"], **train.conditions)
+    without = np.flatnonzero(marks[which][1] & ~marks[which][0])
+    if rows is None and not len(without):
+        raise ConfigError(f"[edit] no sample of the {which} part is without the attribute; choose --rows to edit")
+    batch = chosen(for_flow(flow, part.part(which)), rows, without, n)
+    with write_data("edit", flow, out := _name(flow, "edit", out), columns=len(strengths)) as write:
+        write(latent.edit(flow, batch.x, direction, strengths, **batch.conditions))
+    counts = [int(group.sum()) for group in marks["train"]]
+    length = float(np.linalg.norm(direction))
+    return ({"positive": counts[0], "negative": counts[1], "length": length, "strengths": strengths, "out": out},
+            f"direction: {counts[0]} samples with the attribute, {counts[1]} without, length {length:.3g}\n{out}")
+
+
+def inpaint_command(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
+                    mask: list[str] | None = None, n: int = 10, rows: list[int] | None = None, seed: int = 0,
+                    steps: int = 2000, out: str = "inpaint.png") -> Answer:
+    """Fill in hidden pixels by noisy gradient ascent on the log-likelihood (NICE, section 5.2).
+
+    evenflow inpaint runs/digits --mask top random75 --out inpaint.png
+
+    mask: what is hidden, one after the other: top, bottom, even, odd, left, right, rows, columns, random75, random90,
+     or all of these (top)
+    steps: the authors took 111895
+    out: originals, then a line of hidden and one of filled images a mask: .png, .npy or a new folder
+    """
+    batch, masks = examples(flow, plan, data, size, n, rows), MASKS if mask == ["all"] else mask or ["top"]
+    if not flow.is_image:
+        raise ConfigError("[inpaint] the model is of tables, which have no pixels")
+    lines, error = [original := latent.as_floats(flow, batch.x)], {}
+    with write_data("inpaint", flow, out, columns=len(batch)) as write:
+        for one in masks:
+            hidden = hidden_pixels(one, flow.shape[0], flow.shape[1], seed)
+            grey = np.where(hidden[..., None], 2.0**flow.bits / 2, original).astype(flow.dtype)
+            lines += [grey, inpaint(flow, batch.x, hidden, steps=steps, seed=seed, **batch.conditions)]
+            error[one] = float(np.abs(lines[-1] - original)[:, hidden].mean())
+        write(np.stack(lines))
+    text = [f"{one}: hidden pixels {value:.2f} levels from the original on average" for one, value in error.items()]
+    return {"n": len(batch), "mean_error": error, "out": out}, "\n".join([*text, out])
+
+
+def _name(flow: Flow, command: str, out: str | None) -> str:
+    """By default a picture, or for a table an array."""
+    return out or command + (".png" if flow.is_image else ".npy")
+
+
+def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
+    """Which samples of one part, "train" or "test", have one of some attributes or classes, (N,) bool."""
+    if part.attributes:
+        unknown = [name for name in names if name not in part.attributes]
+        if unknown:
+            raise ConfigError(f"[edit] expected an attribute out of {', '.join(part.attributes)}, "
+                              f"got {unknown[0]!r}")
+        values: np.ndarray = getattr(part, f"{which}_attributes")
+        return np.asarray(values[:, [part.attributes.index(name) for name in names]].any(axis=1))
+    labels = part.part(which).label
+    if labels is None:
+        raise ConfigError("[edit] the data have no labels and no attributes to edit by")
+    return np.isin(labels, [class_number(name, part.classes) for name in names])

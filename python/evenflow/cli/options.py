@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+import sys
 import typing
 from collections.abc import Iterable
 from typing import Any
 
 from evenflow._border import checks
+from evenflow._border.extras import need
+from evenflow._border.names import nearest
 from evenflow.cli.common import HELP, Told, option, words
 from evenflow.data.augment import Augment
-from evenflow.errors import ConfigError, wrong
+from evenflow.errors import ConfigError, IoError, wrong
 from evenflow.models import DECLARED, MODELS, Setting
 from evenflow.optim import OPTIMIZERS
 from evenflow.runs import Source
@@ -122,3 +126,35 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
 def pick(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Those of the values that have these keys, and are said."""
     return {key: values[key] for key in keys if values.get(key) is not None}
+
+
+# Config files
+
+def read(path: str) -> dict[str, Any]:
+    """The settings in a config file, TOML. IoError, ConfigError."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        tomllib = need("config", "tomli", "tomli or Python 3.11", "toml")
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise IoError(f"[config] {path} can't be read as TOML: {error}") from error
+    for key in table:
+        if key not in KEYS:
+            near = nearest(key, KEYS)
+            told = f"; did you mean {near}?" if near else ""
+            raise ConfigError(f"[config] {path}: there is no option {key}{told}")
+    return checked(table)
+
+
+def toml(settings: dict[str, Any], comments: list[str]) -> str:
+    """A config file that `read` takes back."""
+    lines = [f"# {' '.join(comment.split())}" for comment in comments]
+    for title, group in GROUPS.items():
+        # JSON's texts, numbers, lists and truth values are TOML's, but for one character.
+        rows = [f"{key} = {json.dumps(settings[key], ensure_ascii=False)}".replace("\x7f", "\\u007f")
+                for key in group if key in settings]
+        lines += ["", f"# {title}", *rows] if rows else []
+    return "\n".join(lines) + "\n"

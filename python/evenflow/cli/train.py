@@ -18,7 +18,6 @@ from evenflow._border import arrays, checks
 from evenflow._border.bounds import by_column, require_inside
 from evenflow._border.console import tell
 from evenflow._border.rows import stays_outside
-from evenflow.cli import config as toml
 from evenflow.cli import options
 from evenflow.cli.common import command, flag, quality, report
 from evenflow.data import Dataset, check, is_pictures
@@ -64,7 +63,7 @@ def train(args: argparse.Namespace, data: str | None = None, *, config: str | No
     with launched() as ranks:
         values = options.checked(vars(args))
         if config is not None:
-            values = {**ranks.try_on_all(lambda: toml.read(config)), **values}
+            values = {**ranks.try_on_all(lambda: options.read(config)), **values}
             _core.set_matmul_precision(values.get("matmul_precision", "highest"))
         if "data" not in values:
             raise ConfigError("[train] there are no data to train on: name DATA, or data in the file of --config")
@@ -97,7 +96,7 @@ def _begin(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ra
     comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                 f"evenflow {_core.version}, command: {args.command}", f"data: {plan.mark}"]
     with run.alone(ranks):
-        ranks.lead(lambda: run.start(plan, trainer, toml.text(plan.settings, comments), args.command, args.force))
+        ranks.lead(lambda: run.start(plan, trainer, options.toml(plan.settings, comments), args.command, args.force))
         flow = trainer.flow
         for text in [] if flow.is_image else ranks.lead(lambda: check.found(
                 trainer.data, flow.dtype, whole.columns, trainer.seed, bounds_of(flow), trainer.standardises)):
@@ -153,8 +152,6 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None = None,
     name, usual, training = presets.choose(source.data, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
     outputs = of(Outputs, {**training, **values})
-    if "sample_every" in values and whole.kind != "image":
-        raise ConfigError("[train] --sample-every draws images, and these data are a table")
     if os.path.exists(file):
         flow = models.load(file, device=values.get("device", "cpu"), threads=threads)
     else:
@@ -184,14 +181,11 @@ def _model_settings(values: dict[str, Any], name: str, whole: Dataset) -> dict[s
     """Those that were given, and what the data say."""
     given, known = options.pick(values, options.MODEL), inspect.signature(MODELS[name]).parameters
     if name == "glow":
-        if "depth" in given:
-            given["steps"] = given.pop("depth")
-        if isinstance(given.get("hidden"), list):
-            if len(given["hidden"]) != 1:
-                raise ConfigError(f"[train] glow takes one number for --hidden, got {given['hidden']}")
-            given["hidden"] = given["hidden"][0]
-    labelled = bool(values.get("conditional"))
-    if labelled:
+        hidden = given.get("hidden")
+        given = {"steps" if key == "depth" else key: value for key, value in given.items()}
+        if isinstance(hidden, list) and len(hidden) == 1:
+            given["hidden"] = hidden[0]
+    if values.get("conditional"):
         if not whole.classes or (whole.test is not None and whole.test_labels is None):
             lack = "the test part has" if whole.classes else "the data have"
             raise ConfigError(f"[train] --conditional needs labels, and {lack} none: {values['data']}")

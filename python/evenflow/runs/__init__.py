@@ -59,10 +59,10 @@ def of(kind: type[Kind], settings: dict[str, Any]) -> Kind:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where data come from, and what is held out."""
+class Source(Columns):
+    """Where data come from, which of them are read, and what is held out."""
 
-    data: str
+    data: str = ""
     """An absolute path, or a name."""
     columns: list[str] | None = said(None, "tables: columns to use, in this order")
     label: str | None = said(None, "tables: column of classes")
@@ -75,16 +75,11 @@ class Source:
     valid: float = said(0.1, "fraction for validation, 0 for none, and for testing where the data have no test part")
     seed: int = 0
 
-    @property
-    def chosen(self) -> Columns:
-        """Which columns are read."""
-        return Columns.of(self.columns, self.label, self.context, self.weight)
-
     def read(self) -> Dataset:
         """The data as they come, in their own order."""
         named = not os.path.isabs(self.data)  # a folder of that name may be there, the run's own
-        return data.load(self.data, **vars(self.chosen), size=self.size, crop=self.crop, pad=self.pad,
-                         background=self.background, named=named)
+        options = {name: value for name, value in vars(self).items() if name not in ("data", "valid", "seed")}
+        return data.load(self.data, **options, named=named)
 
     def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None) of data that were read. ConfigError for a part that counts for nothing,
@@ -329,7 +324,7 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
 
 def columns_of(flow: Density | None, plan: Plan | None, path: str) -> Columns:
     """The columns of another table that a model takes: by the names in its file, else all by position."""
-    own = Columns() if plan is None else plan.source.chosen
+    own = Columns() if plan is None else plan.source
     return own if flow is None else own.elsewhere(path, column_names(flow), flow.shape[0])
 
 
