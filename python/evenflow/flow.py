@@ -307,6 +307,11 @@ class Flow(Density):
         DataWarning
             If the largest weights have too heavy a tail for reliable means.
 
+        Notes
+        -----
+        Weights can't tell of what the flow never draws. Where it lacks a mode or the ends of a tail, the evidence is
+        too small by more than its error, and `ok` is True. Compare flows of several seeds.
+
         See Also
         --------
         sample_and_log_prob : Samples and their densities.

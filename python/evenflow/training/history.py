@@ -23,8 +23,9 @@ class History(list[dict[str, Any]]):
         told = ", ".join(f"{name} {last[name]:.4f}" for name in ("loss", "valid_loss") if last.get(name) is not None)
         held = ""
         if best:
-            epoch = min(best, key=lambda r: r["valid_loss"])["epoch"]
-            held = f"; trained on {self.rows:,} rows and validated on {self.valid_rows:,}, best in epoch {epoch}"
+            kept = min(best, key=lambda r: r["valid_loss"])
+            held = (f"; trained on {self.rows:,} rows and validated on {self.valid_rows:,}, best in epoch "
+                    f"{kept['epoch']} with valid_loss {kept['valid_loss']:.4f}")
         count = "1 epoch" if len(self) == 1 else f"{len(self)} epochs"
         return f"History: {count}, {last['step']} steps{held}; last epoch: {told} nats"
 
