@@ -346,5 +346,5 @@ def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypa
     (tmp_path / "s.npy").write_text("old")
     assert main(["score", str(runs / "table"), str(tmp_path / "x.npy"), "--out",
                  str(tmp_path / "s.npy")]) == 2
-    assert "row 777, column 1: missing value" in capsys.readouterr().err
+    assert "got nan in row 777, column 'b'" in capsys.readouterr().err
     assert (tmp_path / "s.npy").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
