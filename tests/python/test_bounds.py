@@ -3,10 +3,10 @@
 import copy
 import json
 import pickle
-import re
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow._border import bounds
@@ -62,21 +62,18 @@ def test_is_the_recipe_of_mapped_columns(make, preprocess):
     assert np.abs(mapped(drawn, -2, 2)[0] - other).max() < 1e-9
 
 
-@pytest.mark.parametrize("column, value, wanted", [
-    (0, 0.0, "above 0"), (1, 1.0, "between 0 and 1"), (1, -0.5, "between 0 and 1"), (3, 5.0, "below 5")])
-def test_a_value_on_or_outside_of_a_bound(column, value, wanted):
+@pytest.mark.parametrize("column, value", [(0, 0.0), (1, 1.0), (1, -0.5), (3, 5.0)])
+def test_a_value_on_or_outside_of_a_bound(column, value):
     x = rows(600)
     model = moved(plain_table(4, bounds=PAIRS, **SMALL), x)
     before, bad = model.params.copy(), x.copy()
     bad[431, column] = value
-    text = re.escape(f"expected values {wanted} for column {column}, got {value:g} for sample 431")
     for call in (model.log_prob, model.init):
-        with pytest.raises(ef.NumericError, match=f"{text}$"):
+        with pytest.raises(ef.NumericError):
             call(bad)
-    with pytest.raises(ef.NumericError, match=rf"\[fit\] {text}; 1 of 600 rows lie on or outside"):
-        model.fit(bad, epochs=1)
-    with pytest.raises(ef.NumericError, match=rf"\[fit valid\] {text}"):
-        model.fit(x, valid=bad, epochs=1)
+    for call in (lambda: model.fit(bad, epochs=1), lambda: model.fit(x, valid=bad, epochs=1)):
+        with raises(ef.NumericError, argument="x", row=431, column=column):
+            call()
     assert np.array_equal(model.params, before)
 
 
@@ -84,12 +81,12 @@ def test_rows_that_float32_rounds_to_a_bound():
     """The last float32 below 1001 is 6e-5 away: what is nearer is 1001."""
     x = np.random.default_rng(0).uniform(1000, 1001, (20000, 2))
     model = {dtype: plain_table(2, bounds=[(1000, 1001)] * 2, dtype=dtype, **SMALL) for dtype in ("float32", "float64")}
-    with pytest.raises(ef.NumericError, match="got 1001 .* leave the rows out; if float32 has rounded .*, use dtype float64"):
+    with raises(ef.NumericError, argument="x", row=3069, column=0):
         model["float32"].fit(x, epochs=1)
     model["float64"].fit(x, epochs=1)
     x[:] = 1000.5
     x[7] = 1002
-    with pytest.raises(ef.NumericError, match="got 1002 for sample 7; .* or leave the rows out$"):
+    with raises(ef.NumericError, argument="x", row=7, column=0):
         model["float32"].fit(x, epochs=1)
 
 
@@ -142,9 +139,7 @@ def test_sklearn_density(estimator):
     kept = np.isfinite(scores)
     assert np.array_equal(scores[kept], density.flow_.log_prob(new[kept]))
     x[17, 1], x[30, 0] = 1, 0
-    with pytest.raises(ef.ConfigError, match=re.escape(
-            "expected values between 0 and 1 for column 1, got 1 for sample 17; 2 of 400 rows lie on or "
-            "outside of their bounds")):
+    with raises(ef.ConfigError, argument="X", row=17, column=1):
         clone(estimator).fit(x)
 
 
@@ -156,8 +151,8 @@ def test_sklearn_columns_by_number_and_name(estimator):
     named = clone(estimator).set_params(bounds={"share": (0, 1), "flux": (0, None), 3: (None, 5)}).fit(frame)
     numbered = clone(estimator).set_params(bounds={0: (0, None), 1: (0, 1), 3: (None, 5)}).fit(x)
     assert named.flow_.config == numbered.flow_.config == clone(estimator).fit(x).flow_.config
-    for data, key, known in ((frame, "flx", "flux, share, t, depth"), (x, "flux", "0 ... 3"), (x, 4, "0 ... 3")):
-        with pytest.raises(ef.ConfigError, match=re.escape(f"expected columns out of {known}, got {key!r}")):
+    for data, key in ((frame, "flx"), (x, "flux"), (x, 4)):
+        with raises(ef.ConfigError, argument="bounds"):
             clone(estimator).set_params(bounds={key: (0, 1)}).fit(data)
 
 

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from raised import raises
 
 import fits
 from fits import fit
@@ -179,7 +180,7 @@ def test_the_estimator_warns():
     from evenflow.sklearn import FlowDensity
     x = normal(300, 2)
     x[:, 1] = np.round(x[:, 1])
-    with pytest.warns(ef.DataWarning, match=r"few distinct values in column 1 \(\d values, 1 apart"):
+    with pytest.warns(ef.DataWarning):
         FlowDensity(couplings=1, hidden=(2,), epochs=1, random_state=0).fit(x)
 
 
@@ -190,7 +191,7 @@ def test_a_table_is_checked_without_a_flow():
     assert "few distinct values in column 'b' (2 values" in ef.data.check_table(x, names=["a", "b"])[0]
     assert "0 is a linear function of the context" in ef.data.check_table(x[:, :1], x[:, :1])[0]
     for wrong, error in ((x[0], ef.ShapeError), ("x", TypeError)):
-        with pytest.raises(error, match="check_table"):
+        with raises(error, argument="x"):
             ef.data.check_table(wrong)
 
 

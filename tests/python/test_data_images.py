@@ -176,18 +176,15 @@ def test_cifar(tmp_path, write, files, names, labels):
     assert data.classes == names and data.kind == "image" and data.train.flags.c_contiguous
 
 
-@pytest.mark.parametrize("change, word", [
-    (dict(test_batch=None), "binary files of CIFAR-10 or CIFAR-100 are missing, or some"),
-    (dict(data_batch_2=bytes(3072)), "this CIFAR can't be read: cannot reshape"),
-])
-def test_broken_cifar_binary(tmp_path, change, word):
+@pytest.mark.parametrize("change", [dict(test_batch=None), dict(data_batch_2=bytes(3072))])
+def test_broken_cifar_binary(tmp_path, change):
     files = cifar10()
     for name, content in change.items():
         files.pop(name + ".bin")
         if content is not None:
             files[name + ".bin"] = content
     for path in (write_folder(tmp_path / "c", files), write_archive(tmp_path / "c.tar.gz", files)):
-        with pytest.raises(ef.IoError, match=word):
+        with pytest.raises(ef.IoError):
             ef.data.load(path)
 
 
@@ -253,19 +250,15 @@ def test_celeba(celeba):
     assert ef.data.load(celeba).train.shape == (5, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name, old, new, word", [
-    ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1", "numbers out of .-1, 1."),
-    ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1 2", "numbers out of .-1, 1."),
-    ("list_attr_celeba.txt", "000003.png", "000002.png", "each picture once"),
-    ("list_attr_celeba.txt", "Smiling Young", "", "can't be read"),
-    ("list_eval_partition.txt", "000003.png", "000002.png", "each picture once"),
-    ("list_attr_celeba.txt", "000003.png", "000009.png", "no line for 000009.png"),
-    ("list_eval_partition.txt", "000003.png 0\n", "", "no line for 000003.png"),
-    ("list_eval_partition.txt", "000003.png 0", "000003.png 7", "numbers out of .0, 1, 2."),
-])
-def test_broken_celeba(celeba, name, old, new, word):
+@pytest.mark.parametrize("name, old, new", [
+    ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1"),
+    ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1 2"), ("list_attr_celeba.txt", "000003.png", "000002.png"),
+    ("list_attr_celeba.txt", "Smiling Young", ""), ("list_eval_partition.txt", "000003.png", "000002.png"),
+    ("list_attr_celeba.txt", "000003.png", "000009.png"), ("list_eval_partition.txt", "000003.png 0\n", ""),
+    ("list_eval_partition.txt", "000003.png 0", "000003.png 7")])
+def test_broken_celeba(celeba, name, old, new):
     text = (celeba / name).read_text()
     assert old in text
     (celeba / name).write_text(text.replace(old, new, 1))
-    with pytest.raises(ef.IoError, match=word):
+    with pytest.raises(ef.IoError):
         ef.data.load(celeba)

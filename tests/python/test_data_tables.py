@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow.runs.stream import read_rows
@@ -37,17 +38,14 @@ def test_columns(tmp_path, parquet, ending):
     assert np.array_equal(data.train_labels, [0, 1, 0])
     assert np.array_equal(ef.data.load(os.fsencode(path), columns=["b", "a"]).train[:, 0], [2.5, 4, 6])
     assert ef.data.load(path, columns=["b"], label="a").train_labels.tolist() == [1, 0, 2]
-    for options, word in ((dict(columns=["a", "c"]), "no column 'c'; the columns are a, b, kind"),
-                          (dict(label="class"), "no column 'class'"),
-                          (dict(columns=["a", "b", "a"]), "column 'a' is chosen twice"),
-                          (dict(columns=["a"], label="a"), "column 'a' is chosen twice"),
-                          (dict(columns=[]), "no column is left for the density")):
-        with pytest.raises(ef.ConfigError, match=f"t.{ending}: .*{word}"):
+    for options in (dict(columns=["a", "c"]), dict(label="class"), dict(columns=["a", "b", "a"]),
+                    dict(columns=["a"], label="a"), dict(columns=[])):
+        with pytest.raises(ef.ConfigError):
             ef.data.load(path, **options)
     for columns in ("a", 3):
-        with pytest.raises(TypeError, match="columns must be a list of names, not"):
+        with pytest.raises(TypeError):
             ef.data.load(path, columns=columns)
-    with pytest.raises(ef.IoError, match="column 'kind'.*leave this column out, by choosing the others"):
+    with pytest.raises(ef.IoError):
         ef.data.load(path)
 
 
@@ -90,26 +88,16 @@ def test_blocks(tmp_path, parquet, monkeypatch, cells, ending):
         blocks = [batch.x for batch in read_rows(path, columns=["a", "b"])]
         assert np.array_equal(np.concatenate(blocks), data.train) and len(blocks) == -(-51 // max(1, cells // 3))
     write(None if ending == "parquet" else "NA")
-    with pytest.raises(ef.IoError, match=f"t.{ending}, row 50, column 'b': missing value") as error:
+    with raises(ef.IoError, row=50, column="b"):
         ef.data.load(path, label="kind")
-    assert (error.value.row, error.value.column) == (50, "b")
 
 
-@pytest.mark.parametrize("text, word", [
-    ("", ": the file is empty"),
-    ("a,b\n", ": the table has no rows"),
-    ("a,b\n1,2\n3,?\n", r", row 1, column 'b': missing value \(\?\); fill it in, remove the row, or leave out"),
-    ("a,1\n2,3\n", ", row 0, column '0': 'a' is not a number"),
-    ("a,b\n1,2\n3\n", r", row 1, column 'b': missing value \(an empty cell\)"),
-    ("a,b\n1,2\n3,4,5\n", ": this CSV file can't be read: .*Expected 2 fields in line 2, saw 3"),
-    ("a,a\n1,2\n", ": two columns have the same name"),
-    ('a,b\n1,"2\n', ": this CSV file can't be read"),
-    ("a,b\n1,-inf\n", ", row 0, column 'b': -inf is not finite"),
-    ("a,b\n1,\0\n", r": this CSV file can't be read|, row 0, column 'b': '\\x00' is not a number"),
-])
-def test_broken_csv(tmp_path, text, word):
+@pytest.mark.parametrize("text, row, column", [
+    ("a,b\n1,2\n3,?\n", 1, "b"), ("a,1\n2,3\n", 0, "0"), ("a,b\n1,2\n3\n", 1, "b"), ("a,b\n1,-inf\n", 0, "b"),
+    *((text, None, None) for text in ("", "a,b\n", "a,b\n1,2\n3,4,5\n", "a,a\n1,2\n", 'a,b\n1,"2\n'))])
+def test_broken_csv(tmp_path, text, row, column):
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(ef.IoError, match=f"t.csv{word}"):
+    with raises(ef.IoError, row=row, column=column):
         ef.data.load(tmp_path / "t.csv")
 
 
@@ -117,23 +105,17 @@ def test_missing_values_are_counted(tmp_path, monkeypatch):
     """Over all rows, also behind the block that has the first."""
     monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", 6)
     (tmp_path / "t.csv").write_text("a,b,kind\n1,2,x\n?,,x\n3,4,\n5,oops,y\n5,NA,y\n")
-    with pytest.raises(ef.IoError) as error:
+    with raises(ef.IoError, row=1, column="a") as error:
         ef.data.load(tmp_path / "t.csv", label="kind")
-    assert (error.value.row, error.value.column) == (1, "a")
     assert str(error.value).endswith("; 4 of 5 rows have such values: 1 in column 'a', 3 in column 'b', 1 in column 'kind'")
 
 
-@pytest.mark.parametrize("columns, options, word", [
-    (dict(a=[1.0, None]), {}, ", row 1, column 'a': missing value"),
-    (dict(a=[np.inf]), {}, ", row 0, column 'a': inf is not finite"),
-    (dict(a=["1", "2"]), {}, ": column 'a' holds string, not numbers"),
-    (dict(a=[True]), {}, ": column 'a' holds bool, not numbers"),
-    (dict(a=[1.0], w=[-1]), dict(weight="w"), ", row 0, column 'w': -1 is negative"),
-    (dict(a=[1.0], k=[None]), dict(label="k"), ", row 0, column 'k': missing value"),
-    (dict(a=np.empty(0)), {}, ": the table has no rows"),
-])
-def test_broken_parquet(parquet, columns, options, word):
-    with pytest.raises(ef.IoError, match=f"t.parquet{word}"):
+@pytest.mark.parametrize("columns, options, row, column", [
+    (dict(a=[1.0, None]), {}, 1, "a"), (dict(a=[np.inf]), {}, 0, "a"), (dict(a=[1.0], w=[-1]), dict(weight="w"), 0, "w"),
+    (dict(a=[1.0], k=[None]), dict(label="k"), 0, "k"),
+    *((dict(a=values), {}, None, None) for values in (["1", "2"], [True], np.empty(0)))])
+def test_broken_parquet(parquet, columns, options, row, column):
+    with raises(ef.IoError, row=row, column=column):
         ef.data.load(parquet(**columns), **options)
 
 
@@ -142,7 +124,7 @@ def test_foreign_parquet(parquet):
     whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[:-20], whole[:60] + bytes(200) + whole[260:], b"a,b\n1,2\n"):
         path.write_bytes(content)
-        with pytest.raises(ef.IoError, match="t.parquet: this Parquet file can't be read") as error:
+        with pytest.raises(ef.IoError) as error:
             ef.data.load(path)
         assert "\n" not in str(error.value)
 
@@ -150,5 +132,5 @@ def test_foreign_parquet(parquet):
 def test_without_pandas(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("1,2\n")
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ef.MissingExtra, match=r'pip install "evenflow\[cli\]"'):
+    with pytest.raises(ef.MissingExtra):
         ef.data.load(tmp_path / "t.csv")

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 
@@ -188,7 +189,7 @@ def test_samples(flow):
     how = dict(temperature=0.7, seed=9, label=[0, 1, 2], first=4)
     for call in (flow.sample, flow.sample_and_log_prob):
         same(call(3, device="cuda", **how), call(3, **how))
-    with pytest.raises(ef.DeviceError, match="'cpu' or the model's, 'cuda', got 'tpu'"):
+    with raises(ef.DeviceError, argument="device"):
         flow.sample(3, device="tpu", label=0)
 
 
@@ -196,36 +197,20 @@ ONES = np.ones((3, 4, 4, 2), np.float32)
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("lender, error, text", [
-    (dict(values=ONES.astype(np.float64)), TypeError,
-     "expected float32 or uint8 values on the GPU, got dtype float64; convert them there"),
-    (dict(values=ONES.astype(np.int32)), TypeError, "got dtype int32"),
-    (dict(code=4, bits=16), TypeError, "got dtype bfloat16"),
-    (dict(code=6, bits=8), TypeError, "got dtype bool"),
-    (dict(lanes=2), TypeError, "got dtype float32 in groups of 2"),
-    (dict(code=17, bits=8), TypeError, "got dtype type 17 of 8"),
-    (dict(strides=(32, 1, 4, 16)), TypeError, "expected a C-contiguous array on the GPU, "
-     r"got strides \(32, 1, 4, 16\) of shape \(3, 4, 4, 2\); lay it out anew"),
-    (dict(strides=(0, 8, 2, 1)), TypeError, "C-contiguous"),
-    (dict(shape=(3, 32)), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(3, 32\)"),
-    (dict(shape=()), ef.ShapeError, r"got \(\)"),
-    (dict(shape=(-1, 4, 4, 2)), TypeError, r"a shape that memory can have, got \(-1, 4, 4, 2\)"),
-    (dict(shape=(2**40, 2**40, 4, 2)), TypeError, "a shape that memory can have"),
-    (dict(data=None), TypeError, "expected a DLPack tensor with data, got none"),
-    (dict(byte_offset=2), TypeError, "at multiples of their size"),
-    (dict(device_type=1), TypeError, r"on the device that the array told of, got one on \(1, 0\)"),
-    (dict(device_id=1), TypeError, r"got one on \(2, 1\)"),
-    (dict(major=2), TypeError, "expected DLPack of version 1, got 2"),
-    (dict(told=(CUDA, 1)), ef.DeviceError,
-     "expected an array on GPU 0, where the model computes, got one on GPU 1"),
-    (dict(raises=BufferError("can't export tensors that require gradient")), TypeError,
-     "without gradient tracking, got Lender: can't export"),
-])
-def test_what_can_not_be_taken(flow, lender, error, text):
+@pytest.mark.parametrize("lender, error", [
+    (dict(values=ONES.astype(np.float64)), TypeError), (dict(values=ONES.astype(np.int32)), TypeError),
+    (dict(code=4, bits=16), TypeError), (dict(code=6, bits=8), TypeError), (dict(lanes=2), TypeError),
+    (dict(code=17, bits=8), TypeError), (dict(strides=(32, 1, 4, 16)), TypeError),
+    (dict(strides=(0, 8, 2, 1)), TypeError), (dict(shape=(3, 32)), ef.ShapeError), (dict(shape=()), ef.ShapeError),
+    (dict(shape=(-1, 4, 4, 2)), TypeError), (dict(shape=(2**40, 2**40, 4, 2)), TypeError), (dict(data=None), TypeError),
+    (dict(byte_offset=2), TypeError), (dict(device_type=1), TypeError), (dict(device_id=1), TypeError),
+    (dict(major=2), TypeError), (dict(told=(CUDA, 1)), ef.DeviceError),
+    (dict(raises=BufferError("can't export tensors that require gradient")), TypeError)])
+def test_what_can_not_be_taken(flow, lender, error):
     lender = Lender(**{"values": ONES, **lender})
     before = flow.params.copy()
     for call in (flow.log_prob, flow.forward, flow.loss_and_grad, flow.log_prob_and_grad):
-        with pytest.raises(error, match=rf"^\[{call.__name__}\] .*{text}"):
+        with pytest.raises(error):
             call(lender, label=0)
     assert lender.given_back == len(lender.kept)  # whatever was taken
     assert np.array_equal(flow.params, before)
@@ -237,17 +222,17 @@ def test_values_that_are_not_finite(flow, table_flow):
     x[2, 1, 3, 1] = np.nan
     lender = Lender(x)
     for call in (flow.log_prob, flow.forward, flow.loss_and_grad, flow.log_prob_and_grad):
-        with pytest.raises(ef.NumericError, match=r"got nan in row 2, pixel \(1, 3\), channel 1"):
+        with raises(ef.NumericError, row=2):
             call(lender, label=0)
     assert lender.given_back == 4
     z, bad, ones = np.zeros((4, 3)), np.zeros((4, 3)), np.ones(4)
     bad[3, 1] = -np.inf
     for arrays in ((bad, z, ones), (z, bad, ones), (z, z, np.array([1, 2, 3, np.nan]))):
         for call in (table_flow.backward, table_flow.inverse_backward):
-            with pytest.raises(ef.NumericError, match="row 3"):
+            with raises(ef.NumericError, row=3):
                 call(*map(Lender, arrays))
     assert not table_flow.grads.any()
-    with pytest.raises(ef.NumericError, match="row 3, column 1"):
+    with raises(ef.NumericError, row=3, column=1):
         table_flow.inverse(Lender(bad))
 
 
@@ -269,7 +254,7 @@ def test_what_other_libraries_get(table_flow, version, name):
     assert tensor.data == address(x[:1]) == address(x) == address(x[2:]) - 2 * 3 * 8
     assert repr(x) == "<DeviceArray (4, 3) float64 on cuda:0>" and x.device == "cuda"
     for wrong in (dict(copy=True), dict(dl_device=(1, 0)), dict(dl_device=(CUDA, 1))):
-        with pytest.raises(BufferError, match=r"\[DeviceArray\] expected an export of the memory itself, got"):
+        with pytest.raises(BufferError):
             x.__dlpack__(**wrong)
     assert held(x.__dlpack__(dl_device=(CUDA, 0), copy=False)).tensor.data == tensor.data
 
@@ -278,7 +263,7 @@ def test_models_on_the_cpu(table_model):
     """Say clearly what they can't take."""
     flow, lender = table_model, of_capsule(None)
     for call in (flow.log_prob, flow.encode, flow.decode, flow.loss_and_grad, flow.init):
-        with pytest.raises(TypeError, match="expected an array, .*, in main memory .*, got Holder"):
+        with pytest.raises(TypeError):
             call(lender)
 
     class Nowhere:
@@ -287,12 +272,12 @@ def test_models_on_the_cpu(table_model):
 
         __dlpack__ = __dlpack_device__
 
-    with pytest.raises(TypeError, match="got Nowhere"):
+    with raises(TypeError, argument="x"):
         flow.log_prob(Nowhere())
     for name in ("device_params", "device_grads"):
-        with pytest.raises(ef.DeviceError, match="expected a device with memory of its own, got the CPU"):
+        with pytest.raises(ef.DeviceError):
             getattr(flow, name)
-    with pytest.raises(ef.DeviceError, match="'cpu' or the model's, 'cpu', got 'cuda'"):
+    with raises(ef.DeviceError, argument="device"):
         flow.sample(3, device="cuda")
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow.verify import float64_copy
@@ -105,7 +106,7 @@ def test_samples_have_gradients_where_they_lose_their_latents():
         with pytest.raises(ef.NumericError):
             flow.inverse_backward(x, x, logdet, z=wrong)
     assert np.array_equal(flow.grads, before)
-    with pytest.raises(ef.ShapeError, match="expected z of 600 rows, got 599"):
+    with raises(ef.ShapeError, argument="z"):
         flow.inverse_backward(x, x, logdet, z=z[1:])
 
 
@@ -133,8 +134,7 @@ def test_far_values_are_named():
     x = np.random.default_rng(0).normal(size=(2000, 2))
     x[::200, 0] = 1e9
     flow = plain_table(2, couplings=2, hidden=(8,))
-    with (pytest.raises(ef.NumericError),
-          pytest.warns(ef.DataWarning, match="column 0 .deviation 7e.07, half of the rows within 1")):
+    with pytest.raises(ef.NumericError), pytest.warns(ef.DataWarning):
         flow.fit(x, epochs=3)
     for far in (2e30, 1e-24):
         with pytest.raises(ef.NumericError):

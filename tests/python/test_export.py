@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow._border.batch import Batch
@@ -26,7 +27,7 @@ def test_an_array_is_its_rows(table_model, table, tmp_path, monkeypatch, call):
 @CALLS
 def test_a_value_is_named_by_its_row_of_all(table_model, table, tmp_path, call):
     table[155, 1] = np.nan
-    with pytest.raises(ef.NumericError, match="got nan in row 155, column 1"):
+    with raises(ef.NumericError, row=155, column=1):
         call(table_model, [Batch(table[:150]), Batch(table[150:])], tmp_path / "x.npy")
     assert not list(tmp_path.iterdir())
 
@@ -34,10 +35,9 @@ def test_a_value_is_named_by_its_row_of_all(table_model, table, tmp_path, call):
 @CALLS
 def test_rows_that_are_none(table_model, table, tmp_path, call):
     for wrong in (3, "x.npy", [table, table], [(table, None)]):
-        with pytest.raises(TypeError, match="batches of rows") as error:
+        with raises(TypeError, argument="rows"):
             call(table_model, wrong, tmp_path / "x.npy")
-        assert error.value.argument == "rows"
-    with pytest.raises(ef.ShapeError, match="expected rows, got a single number"):
+    with raises(ef.ShapeError, argument="rows"):
         call(table_model, np.array(1.0), tmp_path / "x.npy")
 
 

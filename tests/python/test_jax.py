@@ -5,6 +5,7 @@ import gc
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 
@@ -98,13 +99,13 @@ def test_errors(trained):
     given = tuple(context.values())
     bad = x.copy()
     bad[7, 2] = np.nan
-    with pytest.raises(jax.errors.JaxRuntimeError, match="log_prob.*row 7"):
+    with pytest.raises(jax.errors.JaxRuntimeError):
         jax.block_until_ready(log_prob(bad, *given))
-    with pytest.raises(ef.ShapeError, match=r"\[jax.log_prob\] expected \(\.\.\., 4\), got \(40, 3\)"):
+    with raises(ef.ShapeError, argument="x"):
         log_prob(x[:, :3], *given)
-    with pytest.raises(ef.ConfigError, match="takes no context" if not given else "needs a context"):
+    with raises(ef.ConfigError, argument="context"):
         log_prob(x, *(() if given else (x,)))
-    with pytest.raises(ef.ConfigError, match="jax_enable_x64"):
+    with raises(ef.ConfigError, argument="flow"):
         evenflow.jax.functions(ef.CouplingFlow(2, dtype="float64"))
 
 

@@ -192,6 +192,15 @@ def test_constant_channel(images, glow, table, real_nvp):
     (lambda: plain_table(0), ef.ConfigError, ">= 1"),
     (lambda: plain_table(3, hidden=64), TypeError, "sequence of widths"),
     (lambda: ef.NICE(4, bits=5), ef.ConfigError, "bits is no setting of a model for tables"),
+    (lambda: ef.CouplingFlow(2, num_layers=4), TypeError, r"\[CouplingFlow\] unexpected argument 'num_layers'; did you mean 'couplings'\?"),
+    (lambda: ef.CouplingFlow(2, batchnorm=True), TypeError, "did you mean 'batch_norm'"),
+    (lambda: ef.Glow((4, 4, 1), n_flows=4), TypeError, "did you mean 'steps'"),
+    (lambda: ef.RealNVP(input_shape=(4, 4, 1)), TypeError, "did you mean 'shape'"),
+    (lambda: ef.RealNVP((4, 4, 1), n_layers=4), TypeError, r"\[RealNVP\] unexpected argument 'n_layers'$"),
+    (lambda: ef.CouplingFlow(2, 4), TypeError, "positional argument"),
+    (lambda: ef.CouplingFlow(2, hidden=64), TypeError, r"for hidden, got 64; one layer is \(64,\)"),
+    (lambda: ef.NICE(1), ef.ConfigError, r"\[NICE\] expected the number of columns >= 2, got 1"),
+    (lambda: ef.Glow((3, 32, 32), levels=2), ef.ShapeError, r"divisible by 2\^2, got 3 x 32 \(shapes are \(H, W, C\)\)"),
 ])
 def test_bad_settings(make, error, word):
     with pytest.raises(error, match=word):
@@ -256,6 +265,8 @@ def test_labels(images, glow, model):
     (lambda f: f.fit(np.eye(3), batchsize=1), TypeError,
      r"\[fit\] unexpected argument 'batchsize'; did you mean 'batch_size'\?"),
     (lambda f: f.fit(np.eye(3), zzz=1), TypeError, "unexpected argument 'zzz'$"),
+    *((lambda f, name=name: f.fit(np.eye(3), **{name: 1}), TypeError, f"{name}'; did you mean '{ours}'") for name, ours in (
+        ("learning_rate", "lr"), ("num_epochs", "epochs"), ("validation_data", "valid"), ("weights", "sample_weight"))),
     (lambda f: f.save(None), TypeError, r"\[save\] expected a path, got None"),
     (lambda f: ef.data.load(None), TypeError, r"\[data\] expected a path, got None"),
     (lambda f: ef.load(None), TypeError, r"\[load\] expected a path, got None"),

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from raised import raises
 from fits import fit
 from parameters import assert_same
 
@@ -36,14 +37,13 @@ def test_adamw_decays_by_the_rate_of_the_step(table_model):
     optimizer.lr = 0.2
     optimizer.step()
     np.testing.assert_allclose(table_model.params, before * (1 - 0.05) * (1 - 0.02), rtol=1e-5)
-    for bad, text in ((dict(lr=20.0, weight_decay=0.1), r"lr \* weight_decay <= 1, got 2"),
-                      (dict(weight_decay=-1.0), "weight_decay >= 0"), (dict(lr=-1.0), "lr >= 0")):
-        with pytest.raises(ef.ConfigError, match=rf"\[optimizer\] expected {text}"):
+    for bad in (dict(lr=20.0, weight_decay=0.1), dict(weight_decay=-1.0), dict(lr=-1.0)):
+        with pytest.raises(ef.ConfigError):
             ef.AdamW(table_model, **bad)
-    with pytest.raises(ef.ConfigError, match="weight_decay <= 1"):
+    with pytest.raises(ef.ConfigError):
         optimizer.lr = 11.0
     assert optimizer.lr == 0.2
-    with pytest.raises(TypeError, match=r"\[AdamW\] unexpected argument 'shrink'"):
+    with pytest.raises(TypeError):
         ef.AdamW(table_model, shrink=0.9)
 
 
@@ -57,7 +57,7 @@ def test_a_cosine():
     assert found[35] == pytest.approx(0.5 + 1.5 * (1 + np.cos(np.pi / 4)) / 2)
     assert all(a > b for a, b in zip(found[10:110], found[11:]))
     assert ef.Schedule(lr=1.0, floor=3.0, steps=10).lr_at(5) == 1.0  # a floor is no rise
-    with pytest.raises(ef.ConfigError, match="steps >= 0"):
+    with raises(ef.ConfigError, argument="steps"):
         ef.Schedule(steps=-1)
 
 
@@ -68,9 +68,8 @@ def test_a_schedule_and_a_class_in_the_place_of_names(table, real_nvp):
     flows[1].fit(table, steps=8, batch_size=50, optimizer="adamax", lr=1e-2,
                  settings=ef.Settings(warmup=3, lr_decay=0.9))
     assert_same(*flows)
-    with pytest.raises(ef.ConfigError) as wrong:
+    with raises(ef.ConfigError, argument="lr"):
         flows[0].fit(table, steps=1, lr=1e-3, schedule=schedule)
-    assert wrong.value.argument == "lr"
 
 
 @pytest.mark.parametrize("length", [dict(epochs=3), dict(steps=12), dict(epochs=3, steps=99)])
@@ -94,15 +93,13 @@ def test_a_plateau_halves_the_rate(table, real_nvp):
     assert halved > 3
 
 
-@pytest.mark.parametrize("setting, error, text", [
-    (dict(schedule="linear"), ef.ConfigError, "schedule to be one of 'auto', 'constant', 'cosine', 'plateau', got 'linear'"),
-    (dict(schedule="plateau"), ef.ConfigError, "schedule='plateau' needs validation data"),
-    (dict(lr_patience=0), ef.ConfigError, "lr_patience >= 1"), (dict(lr_patience=1.5), TypeError, "lr_patience"),
-    (dict(optimizer="adamw", lr=200.0), ef.ConfigError, r"lr \* weight_decay <= 1"),
-    (dict(optimizer="adamw", optimizer_options={"shrink": 0.5}), ef.ConfigError, "expected options of adamw, got"),
-])
-def test_settings(table, real_nvp, setting, error, text):
-    with pytest.raises(error, match=rf"\[\w+\] .*{text}"):
+@pytest.mark.parametrize("setting, error", [
+    (dict(schedule="linear"), ef.ConfigError), (dict(schedule="plateau"), ef.ConfigError),
+    (dict(lr_patience=0), ef.ConfigError), (dict(lr_patience=1.5), TypeError),
+    (dict(optimizer="adamw", lr=200.0), ef.ConfigError),
+    (dict(optimizer="adamw", optimizer_options={"shrink": 0.5}), ef.ConfigError)])
+def test_settings(table, real_nvp, setting, error):
+    with pytest.raises(error):
         fit(real_nvp(), table, **setting)
 
 
@@ -157,7 +154,7 @@ def test_a_bar_without_tqdm(table, real_nvp, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     monkeypatch.setattr(sys, "stderr", Terminal())
     real_nvp().fit(table, epochs=1)
-    with pytest.raises(ef.MissingExtra, match=r"\[fit verbose=True\] expected tqdm to be installed"):
+    with pytest.raises(ef.MissingExtra):
         real_nvp().fit(table, epochs=1, verbose=True)
-    with pytest.raises(TypeError, match=r"\[fit\] expected True or False for verbose, got 'yes'"):
+    with raises(TypeError, argument="verbose"):
         real_nvp().fit(table, epochs=1, verbose="yes")

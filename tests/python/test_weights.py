@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from raised import raises
 from parameters import values as by_name
 from test_drift import shrinking
 
@@ -175,17 +176,17 @@ def test_batches_have_their_rows_weights():
     (ef.ConfigError, 3, lambda w: np.where(np.arange(200) == 3, -1, w))])
 def test_bad_weights(table, table_model, error, row, spoil):
     w, before = spoil(np.ones(len(table))), values(table_model)
-    optimizer, text = ef.Adam(table_model), "sample_weight" + ("" if row is None else f".* in row {row}")
+    optimizer = ef.Adam(table_model)
     for call in (table_model.loss_and_grad, lambda x, **w: table_model.train_step(x, optimizer, **w), table_model.fit,
                  lambda x, sample_weight: table_model.fit(x, valid=dict(x=x, sample_weight=sample_weight))):
-        with pytest.raises(error, match=text):
+        with raises(error, argument="sample_weight", row=row):
             call(table, sample_weight=w)
     assert np.array_equal(values(table_model), before) and not table_model.grads.any()
 
 
 def test_weights_that_are_all_zero(table, table_model):
     for more in ({"sample_weight": np.zeros(200)}, {"valid": dict(x=table[:5], sample_weight=np.zeros(5))}):
-        with pytest.raises(ef.ConfigError, match="expected a sample_weight > 0, got [25]0{,2} zeros"):
+        with raises(ef.ConfigError, argument="sample_weight"):
             table_model.fit(table, **more)
 
 
