@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from raised import raises
 
 import evenflow as ef
 
