@@ -152,7 +152,7 @@ def test_full_disk(tmp_path, table_model):
 def test_a_name_that_no_file_can_have(table_model):
     for call in (table_model.save, ef.load):
         with pytest.raises(ef.IoError):
-            call("\ud800.safetensors")
+            call("m\0.safetensors")
 
 
 def test_commands_on_a_model_file_alone(tmp_path, capsys, images, glow):
