@@ -58,7 +58,7 @@ def score(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int |
     if data is None and reference is True:
         raise ConfigError("[score] name DATA to score: the run's own are the --reference")
     if reference:
-        rows = (read_rows(None, flow, plan, None, size) if isinstance(reference, bool) else
+        rows = (read_rows(None, flow, plan) if isinstance(reference, bool) else
                 read_rows(reference, flow, plan, columns, size, context))
         parts, counts = zip(*log_probs(flow, rows, seed))
         scores, weights = np.concatenate(parts), None if counts[0] is None else np.concatenate(counts)

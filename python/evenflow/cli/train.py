@@ -22,7 +22,7 @@ from evenflow.cli import options
 from evenflow.cli.common import command, flag, quality, report
 from evenflow.data import Dataset, check, is_pictures
 from evenflow.data.table import is_header
-from evenflow.density import Density, bounds_of, for_flow, limits_of, name_columns
+from evenflow.density import bounds_of, for_flow, limits_of, name_columns
 from evenflow.distributed.ranks import Ranks, launched, threads_a_rank
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
@@ -74,7 +74,7 @@ def train(args: argparse.Namespace, data: str | None = None, *, config: str | No
         if resume and run.exists:
             _require_same(run, values)
             return _continue(run, args, values, ranks)
-        return _begin(run, args, values, ranks)
+        return _work(run, args, values, ranks)
 
 
 def go_on(args: argparse.Namespace, path: str, *, epochs: int | None = None, steps: int | None = None,
@@ -89,35 +89,37 @@ def go_on(args: argparse.Namespace, path: str, *, epochs: int | None = None, ste
         return _continue(Run(path), args, options.checked(vars(args)), ranks)
 
 
-def _begin(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
-    if is_pictures(values["data"]) and _inside(run.folder, values["data"]):
-        raise ConfigError(f"[train] --out {run.folder} is in the folder of pictures to train on; choose another one")
-    trainer, whole, plan = _prepared(values, ranks)
-    comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
-                f"evenflow {_core.version}, command: {args.command}", f"data: {plan.mark}"]
-    with run.alone(ranks):
-        ranks.lead(lambda: run.start(plan, trainer, options.toml(plan.settings, comments), args.command, args.force))
-        flow = trainer.flow
-        for text in [] if flow.is_image else ranks.lead(lambda: check.found(
-                trainer.data, flow.dtype, whole.columns, trainer.seed, bounds_of(flow), trainer.standardises)):
-            if ranks.rank == 0:
-                tell(f"evenflow: warning: [train] {text}")
-        return _fit(run, trainer, plan, whole, args)
-
-
 def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
-    """Goes on with a run; only how long may change."""
+    """Goes on with a run; only how long, and where, may change."""
     before = run.plan()
     place = {"device": None, "threads": None, **options.pick(values, ("device", "threads"))}
     length = options.pick(values, ("epochs", "steps"))
     length = {"epochs": None, "steps": None, **length} if length else {}
+    return _work(run, args, {**before.settings, **place, **length}, ranks, before)
+
+
+def _work(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks, before: Plan | None = None) -> int:
+    """Begins a run, or goes on with one."""
+    if is_pictures(values["data"]) and Path(os.path.realpath(run.folder)).is_relative_to(
+            os.path.realpath(values["data"])):
+        raise ConfigError(f"[train] --out {run.folder} is in the folder of pictures to train on; choose another one")
     with run.alone(ranks):
-        trainer, whole, plan = _prepared({**before.settings, **place, **length}, ranks, before, run.model)
-        if os.path.exists(run.model) or os.path.exists(state_path(run.model)):
-            trainer.load(run.model)  # else it was killed before its first checkpoint
-        if any(plan.settings.get(name) != before.settings.get(name) for name in ("epochs", "steps")):
-            trainer.state.progress.stopped, trainer.state.progress.bad_epochs = False, 0
-        ranks.lead(lambda: run.go_on(plan, trainer))
+        trainer, whole, plan = _prepared(values, ranks, before, run.model)
+        flow = trainer.flow
+        if before is not None:
+            if os.path.exists(run.model) or os.path.exists(state_path(run.model)):
+                trainer.load(run.model)  # else it was killed before its first checkpoint
+            if any(plan.settings.get(name) != before.settings.get(name) for name in ("epochs", "steps")):
+                trainer.state.progress.stopped, trainer.state.progress.bad_epochs = False, 0
+            ranks.lead(lambda: run.go_on(plan, trainer))
+            return _fit(run, trainer, plan, whole, args)
+        comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
+                    f"evenflow {_core.version}, command: {args.command}", f"data: {plan.mark}"]
+        ranks.lead(lambda: run.start(plan, trainer, options.toml(plan.settings, comments), args.command, args.force))
+        for text in [] if flow.is_image else ranks.lead(lambda: check.found(
+                trainer.data, flow.dtype, whole.columns, trainer.seed, bounds_of(flow), trainer.standardises)):
+            if ranks.rank == 0:
+                tell(f"evenflow: warning: [train] {text}")
         return _fit(run, trainer, plan, whole, args)
 
 
@@ -131,14 +133,10 @@ def _require_same(run: Run, values: dict[str, Any]) -> None:
                               "goes on with the settings of the run")
 
 
-def _inside(path: str, folder: str) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
 # From settings to a training
 
-def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None = None,
-              file: str = "") -> tuple[Trainer, Dataset, Plan]:
+def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None,
+              file: str) -> tuple[Trainer, Dataset, Plan]:
     """A trainer, all its data, and the plan, which has every setting as it was resolved.
 
     before, file: of a run that goes on, whose data have to be what they were, and its model, if it is there yet.
@@ -152,7 +150,7 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None = None,
     name, usual, training = presets.choose(source.data, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
     outputs = of(Outputs, {**training, **values})
-    if os.path.exists(file):
+    if before is not None and os.path.exists(file):
         flow = models.load(file, device=values.get("device", "cpu"), threads=threads)
     else:
         flow = MODELS[name](whole.shape[0] if whole.kind == "table" else whole.shape, seed=seed, threads=threads,
@@ -230,9 +228,8 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
 def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
     flow, leads, state = trainer.flow, trainer.ranks.rank == 0, trainer.state.progress
     epochs, steps = plan.settings.get("epochs"), plan.settings.get("steps")
-    endless = epochs is not None and epochs >= presets.UNTIL_STOPPED
-    limits = [steps, None if epochs is None or endless else epochs * trainer.batches]
-    total = min((n for n in limits if n is not None), default=None)
+    passes = None if epochs is None or epochs >= presets.UNTIL_STOPPED else epochs * trainer.batches
+    total = min((n for n in (steps, passes) if n is not None), default=None)
     progress = Progress(total, args.quiet or not leads, images=flow.is_image)
     valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
     begun = f"from step {state.step:,} " if state.step else ""
@@ -253,11 +250,14 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
                  f"{shlex.join(['evenflow', 'sample', f'--out={out}', *place])}")
         return 130
     finally:
-        state = trainer.state.progress
         progress.close(stopped=state.stopped)
     if not leads:
         return 0
-    lines = [f"held out: {quality(result)} on {result['n']} samples; {_baseline(result)}"]
+    trivial = result["baseline_nats"]
+    what, has = (("uniform noise", flow.bits) if flow.is_image else
+                 ("a Gaussian for each column", None if trivial is None else f"{-trivial:.4f}"))
+    lines = [f"held out: {quality(result)} on {result['n']} samples; "
+             + ("a column does not vary" if trivial is None else f"{what} has {has}")]
     if state.failures:
         lines.append(f"{state.failures} steps failed, see {result['log']}; the learning rate is "
                      f"{state.lr_scale:g} of what it was")
@@ -267,23 +267,9 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), args.json)
     for note in result["notes"]:
         tell(f"evenflow: {note}")
-    return _verdict(flow, result)
-
-
-def _baseline(result: dict[str, Any]) -> str:
-    value = result["baseline_nats"]
-    if "bits_per_dim" in result:
-        return f"uniform noise has {round(value * result['bits_per_dim'] / result['nll_nats'], 6):g}"
-    return "a column does not vary" if value is None else f"a Gaussian for each column has {-value:.4f}"
-
-
-def _verdict(flow: Density, result: dict[str, Any]) -> int:
-    """The exit code of a training, and words where the model is no better than one that has learned nothing."""
-    reached, trivial = result["nll_nats"], result["baseline_nats"]
-    if trivial is None or reached < trivial:
+    if trivial is None or result["nll_nats"] < trivial:
         return 0
-    what = "uniform noise" if flow.is_image else "a Gaussian for each column"
-    worse, short = reached > trivial + DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
+    worse, short = result["nll_nats"] > trivial + DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
     if worse and not short:
         tell(f"evenflow: failed: the training diverged: the model is worse than {what}; try a lower --lr, or --clip")
         return 1

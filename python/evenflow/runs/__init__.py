@@ -341,8 +341,8 @@ def held_out(flow: Density | None, plan: Plan | None, source: str | None, size: 
     if source is None:
         if plan is None:
             raise ConfigError("[data] a model file has no data of its own; name data to test on")
-        if chosen != Columns():
-            raise ConfigError("[data] the columns of the run's own data are chosen already; name other data")
+        if chosen != Columns() or size is not None:
+            raise ConfigError("[data] columns and size of the run's own data are chosen already; name other data")
         whole, part = plan.source.parts(plan.source.read())
         plan.require(whole, part)
         return whole
