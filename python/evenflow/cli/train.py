@@ -41,9 +41,6 @@ JUDGED_STEPS = 100
 DIVERGED = 0.3
 """Nats a dimension that a training may end above the baseline: where there is nothing to learn, as in noise, the
 prior's shape alone costs up to 0.2."""
-ANEW = ("epochs", "steps", "device", "threads", "matmul_precision", "preset")
-"""Options of `train --resume` that are not compared with the run's: those that may change, and the preset, which
-the run no longer knows."""
 
 
 # Commands
@@ -71,10 +68,7 @@ def train(args: argparse.Namespace, data: str | None = None, *, config: str | No
         values["data"] = os.path.abspath(path) if os.path.exists(path) else path
         stem = os.path.basename(values["data"])
         run = Run(os.path.join("runs", stem.split(".")[0] or stem) if out is None else out)
-        if resume and run.exists:
-            _require_same(run, values)
-            return _continue(run, args, values, ranks)
-        return _work(run, args, values, ranks)
+        return _work(run, args, values, ranks, run.plan() if resume and run.exists else None)
 
 
 def go_on(args: argparse.Namespace, path: str, *, epochs: int | None = None, steps: int | None = None,
@@ -86,25 +80,22 @@ def go_on(args: argparse.Namespace, path: str, *, epochs: int | None = None, ste
     path: folder of the run
     """
     with launched() as ranks:
-        return _continue(Run(path), args, options.checked(vars(args)), ranks)
+        run = Run(path)
+        return _work(run, args, options.checked(vars(args)), ranks, run.plan())
 
 
-def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
-    """Goes on with a run; only how long, and where, may change."""
-    before = run.plan()
-    place = {"device": None, "threads": None, **options.pick(values, ("device", "threads"))}
-    length = options.pick(values, ("epochs", "steps"))
-    length = {"epochs": None, "steps": None, **length} if length else {}
-    return _work(run, args, {**before.settings, **place, **length}, ranks, before)
-
-
-def _work(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks, before: Plan | None = None) -> int:
-    """Begins a run, or goes on with one."""
+def _work(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks, before: Plan | None) -> int:
+    """Begins a run, or goes on with one by its settings and what is given besides: its checkpoint refuses other ones
+    than how long and where.
+    """
+    if before is not None:
+        anew = ("device", "threads", *(("epochs", "steps") if "epochs" in values or "steps" in values else ()))
+        values = {**before.settings, **dict.fromkeys(anew), **values}
     if is_pictures(values["data"]) and Path(os.path.realpath(run.folder)).is_relative_to(
             os.path.realpath(values["data"])):
         raise ConfigError(f"[train] --out {run.folder} is in the folder of pictures to train on; choose another one")
     with run.alone(ranks):
-        trainer, whole, plan = _prepared(values, ranks, before, run.model)
+        trainer, whole, plan = _prepared(values, ranks, before)
         flow = trainer.flow
         if before is not None:
             if os.path.exists(run.model) or os.path.exists(state_path(run.model)):
@@ -123,26 +114,15 @@ def _work(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ran
         return _fit(run, trainer, plan, whole, args)
 
 
-def _require_same(run: Run, values: dict[str, Any]) -> None:
-    """ConfigError if a setting that was given is not the run's: it would go on without it."""
-    has = run.plan().settings
-    for name, value in values.items():
-        own = has.get(name)
-        if name not in ANEW and value not in (own, [own]) and (value or own is not None):
-            raise ConfigError(f"[train] the run in {run.folder} has {flag(name)} {own} instead of {value}; --resume "
-                              "goes on with the settings of the run")
-
-
 # From settings to a training
 
-def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None,
-              file: str) -> tuple[Trainer, Dataset, Plan]:
+def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None) -> tuple[Trainer, Dataset, Plan]:
     """A trainer, all its data, and the plan, which has every setting as it was resolved.
 
-    before, file: of a run that goes on, whose data have to be what they were, and its model, if it is there yet.
+    before: of a run that goes on, whose data have to be what they were.
     """
     values = options.pick(values, options.KEYS)
-    source, seed, threads = of(Source, values), values.get("seed", 0), values.get("threads") or threads_a_rank(ranks)
+    source = of(Source, values)
     loaded = source.read()
     whole, part = source.parts(loaded)
     if before is not None:
@@ -150,16 +130,14 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None,
     name, usual, training = presets.choose(source.data, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
     outputs = of(Outputs, {**training, **values})
-    if before is not None and os.path.exists(file):
-        flow = models.load(file, device=values.get("device", "cpu"), threads=threads)
-    else:
-        flow = MODELS[name](whole.shape[0] if whole.kind == "table" else whole.shape, seed=seed, threads=threads,
-                            device=values.get("device", "cpu"), **{**usual, **_model_settings(values, name, whole)})
+    flow = MODELS[name](whole.shape[0] if whole.kind == "table" else whole.shape, seed=values.get("seed", 0),
+                        device=values.get("device", "cpu"), threads=values.get("threads") or threads_a_rank(ranks),
+                        **{**usual, **_model_settings(values, name, whole)})
     settings, epochs = presets.resolved(_settings(values, training), training, len(part.train), values.get("epochs"),
                                         values.get("steps"), part.test is not None)
     _check_bounds(flow, loaded)
     del loaded  # the memory; its rows are in the parts
-    if not flow.initialized and is_header(part.columns):
+    if is_header(part.columns):
         name_columns(flow, part.columns, part.context)
     parts = [for_flow(flow, part.part(which)) for which in ("train", *(["test"] if part.test is not None else []))]
     data, *valid = (checked(flow, where, batch.x, batch.label, batch.context, batch.weight)

@@ -113,8 +113,8 @@ class Plan:
     def require(self, whole: Dataset, part: Dataset) -> None:
         """ConfigError if these are other data than the run's."""
         if mark(whole, part) != self.mark:
-            raise ConfigError(f"[data] {self.source.data} has changed since the run was trained on it; restore it. To "
-                              "test the model on other data, name them")
+            raise ConfigError(f"[data] {self.source.data}: expected the data that the run was trained on, got others; "
+                              "restore them. To test the model on other data, name them")
 
 
 def mark(whole: Dataset, part: Dataset) -> str:
