@@ -189,7 +189,7 @@ def test_a_file_of_settings_that_one_machine_lacks(tmp_path):
                           capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("evenflow:") == 1
-    assert "evenflow: error: [config] there.toml can't be read:" in done.stderr
+    assert "evenflow: error: [config] there.toml can't be read as TOML:" in done.stderr
 
 
 @pytest.mark.parametrize("rank, number", [(0, signal.SIGSEGV), (1, signal.SIGKILL)])
