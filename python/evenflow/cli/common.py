@@ -141,11 +141,9 @@ def class_number(label: str, classes: list[str]) -> int:
     """The number of a class, from its name or number."""
     if label in classes:
         return classes.index(label)
-    number = int(label) if label.isdecimal() and len(label) < 19 else None  # Python reads 4300 digits at most
-    if number is not None and (not classes or number < len(classes)):
-        return number
-    known = ", ".join(classes) if classes else "a number"
-    raise ConfigError(f"[label] expected a label out of {known}, got {label!r}")
+    if not label.isdecimal() or classes and int(label) >= len(classes):
+        raise ConfigError(f"[label] expected a label out of {', '.join(classes) or 'a number'}, got {label!r}")
+    return int(label)
 
 
 def given_label(label: str | None, plan: Plan | None) -> int | None:
@@ -157,15 +155,12 @@ def given_context(given: list[str] | None, flow: Flow, *, needed: bool) -> np.nd
     """What --given says: (C,), or (M, C) of a file's rows; of a .npz file that has a context, of this."""
     if given is None and not (needed and flow.context):
         return None
-    said = given or []
-    if not flow.context:
-        raise ConfigError(f"[given] --given {' '.join(said)}, but the model has no context")
-    columns = column_names(flow).get("context")
+    said, columns = given or [], column_names(flow).get("context")
     try:
         numbers = np.array([float(one) for one in said])
     except ValueError:
         numbers = _read_context(said[0], columns) if len(said) == 1 else np.empty(0)
-    if numbers.shape[-1] != flow.context or not np.isfinite(numbers).all():
+    if flow.context and (numbers.shape[-1] != flow.context or not np.isfinite(numbers).all()):
         names = f" ({', '.join(columns)})" if columns else ""
         raise ConfigError(f"[given] expected --given with {flow.context} numbers{names}, or with the name of a file "
                           f"that has as many columns, got {' '.join(said) or 'nothing'}")

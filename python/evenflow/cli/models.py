@@ -104,9 +104,8 @@ def info(flow: Flow, plan: Plan | None, *, tensors: bool = False) -> Answer:
                               "matmul_precision": _core.matmul_precision(), "columns": names}
     lines = [flow.summary() if tensors else repr(flow),
              *(f"{'columns' if what == 'x' else what}: {', '.join(own)}" for what, own in names.items()),
-             f"latent levels: {', '.join(str(tuple(shape)) for shape in levels)}", f"instruction set: {_core.isa()}"]
-    if flow.device != "cpu":
-        lines.append(f"matmul precision: {_core.matmul_precision()}")
+             f"latent levels: {', '.join(str(tuple(shape)) for shape in levels)}",
+             f"instruction set: {_core.isa()}; matmul precision: {_core.matmul_precision()}"]
     if flow.config.get("conditioner_dtype") == "bfloat16":
         result["bfloat16"] = BFLOAT16.get(_core.isa(), "widened")
         lines.append(f"bfloat16 nets: multiplied as {result['bfloat16']} on this machine")
@@ -284,14 +283,10 @@ def _name(flow: Flow, command: str, out: str | None) -> str:
 
 def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
     """Which samples of one part, "train" or "test", have one of some attributes or classes, (N,) bool."""
-    if part.attributes:
-        unknown = [name for name in names if name not in part.attributes]
-        if unknown:
-            raise ConfigError(f"[edit] expected an attribute out of {', '.join(part.attributes)}, "
-                              f"got {unknown[0]!r}")
-        values: np.ndarray = getattr(part, f"{which}_attributes")
-        return np.asarray(values[:, [part.attributes.index(name) for name in names]].any(axis=1))
-    labels = part.part(which).label
-    if labels is None:
-        raise ConfigError("[edit] the data have no labels and no attributes to edit by")
-    return np.isin(labels, [class_number(name, part.classes) for name in names])
+    known, values, labels = part.attributes, getattr(part, f"{which}_attributes"), part.part(which).label
+    if not known:
+        if labels is None:
+            raise ConfigError("[edit] the data have no labels and no attributes to edit by")
+        known, values = part.classes, labels[:, None] == np.arange(len(part.classes))
+    marked: np.ndarray = values[:, [class_number(name, known) for name in names]].any(axis=1)
+    return marked

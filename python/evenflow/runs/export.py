@@ -89,8 +89,6 @@ def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, se
     """
     check_flow("sample", flow)
     total = n = checks.whole("sample", "n", n, low=1)
-    if label is not None and not flow.classes:
-        raise ConfigError("[sample] label given, but the model has no classes")
     numbers = None if context is None else arrays.as_numbers("sample", "the context", context)
     if each := numbers is not None and numbers.ndim == 2:
         latents = np.broadcast_to(np.zeros(flow.dims, flow.dtype), (len(numbers), flow.dims))
