@@ -145,7 +145,7 @@ def log_prob_on_ranks(flow: Density, data: Batch, ranks: Ranks) -> np.ndarray:
                                        ends), first=part.start, **rows.conditions)
                 for part in parts for rows in [data[part]]]
 
-    return ranks.gather(np.concatenate([np.empty(0), *ranks.try_on_all(scores)]))
+    return np.concatenate([part for rank in ranks.collect(ranks.try_on_all(scores)) for part in rank])
 
 
 class _Mean:

@@ -183,7 +183,7 @@ def test_command_line(table, tmp_path, capsys):
     assert main(["train", str(table), "--out", str(run), "--resume", *ENDS, *RUN, "--epochs", "2"]) == 0
     capsys.readouterr()
     assert main(["train", str(table), "--out", str(run), "--resume", "--bounds", "share", "0", "2", *RUN]) == 2
-    assert "expected a model with --bounds = [[0.0, None], [0.0, 1.0]" in capsys.readouterr().err
+    assert "expected model --bounds = [[0.0, None], [0.0, 1.0]" in capsys.readouterr().err
     assert main(["sample", str(run), "--n", "500", "--out", str(tmp_path / "drawn.csv")]) == 0
     drawn = np.loadtxt(tmp_path / "drawn.csv", delimiter=",", skiprows=1)
     assert not bounds.outside(flow.config["bounds"], drawn).any()

@@ -6,44 +6,47 @@ import numpy as np
 import pytest
 
 from evenflow.cli import main
-from evenflow.training.progress import Progress
+from evenflow.training.progress import Progress, find_bar
 from evenflow.training.presets import UNTIL_STOPPED
 
 
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = Progress(total=4, quiet=False, images=False)
+    progress = Progress(4, find_bar("train"))
     for step in range(1, 5):
         progress({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
     progress.close()
     last = capsys.readouterr().err.split("\r")[-1]
-    assert "100%" in last and "4/4" in last and "rows/s" in last and "9.000 nats" in last
+    assert "100%" in last and "4/4" in last and "9.000 nats" in last
 
 
 def test_a_training_that_stops_early_has_not_failed(capsys, monkeypatch):
     """A bar short of its end would be red in a notebook."""
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = Progress(total=40, quiet=False, images=False)
+    progress = Progress(40, find_bar("train"))
     progress({"event": "step", "step": 1, "epoch": 1, "samples": 50, "loss": 9.0})
     progress.close(stopped=True)
     assert "stopped early: 100%" in capsys.readouterr().err.split("\r")[-1]
 
 
 def test_lines_elsewhere(capsys):
-    """The time left is that of a training that was resumed: it took 100 s for ten steps, and has ten to go."""
-    progress = Progress(total=40, quiet=False, images=True)
-    progress.printed -= 3  # the first line waits for a rate
-    progress({"event": "step", "step": 21, "epoch": 3, "samples": 50, "loss": 9.0, "bits_per_dim": 2.0})
-    assert capsys.readouterr().err.startswith("epoch 3, step 21 of 40: 2.000 bits/dim, ")
-    progress.begun -= 100
+    progress = Progress(40, None, lines=True)
+    for step in (21, 22):  # the second one follows too soon
+        progress({"event": "step", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "seconds": 4000.4})
     progress.printed -= 100
     progress({"event": "epoch", "step": 30, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
-              "valid_bits_per_dim": 2.5})
-    err = capsys.readouterr().err
-    assert err.startswith("epoch 3, step 30 of 40: 2.000 bits/dim, valid 2.500 bits/dim, 0.50 images/s, ")
-    assert err.endswith(", 0:01:40 left\n")
+              "valid_bits_per_dim": 2.5, "seconds": 4100})
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 3, step 21 of 40: 2.000 bits/dim, 1:06:40",
+        "epoch 3, step 30 of 40: 2.000 bits/dim, valid 2.500 bits/dim, 1:08:20"]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_callback_ends_a_training_that_shows_a_bar(table, real_nvp, verbose):
+    pytest.importorskip("tqdm")
+    assert real_nvp().fit(table, steps=9, verbose=verbose, callback=lambda r: r["step"] == 3)[-1]["step"] == 3
 
 
 @pytest.mark.parametrize("length, wanted", [

@@ -129,7 +129,7 @@ def test_rollback_comes_before_a_checkpoint(tmp_path, overflowing):
 
 
 def test_a_checkpoint_of_an_update_that_overflowed(tmp_path, overflowing):
-    """Without a rollback it fails, and the one before stays."""
+    """Without a rollback the next step fails, and the one before stays."""
     (flow, train), path, first = overflowing, tmp_path / "m.safetensors", {}
 
     def watch(record):
@@ -193,10 +193,10 @@ def rewrite_progress(state, change):
 
 
 @pytest.mark.parametrize("damage", [
-    dict(step="3"), dict(position=99), dict(best_loss="x"), dict(history=[3]), dict(history={}), dict(counters=[1]),
-    dict(counters=3), dict(unknown=1), dict(lr_scale=float("nan")), dict(sums={"loss": 1.0}), dict(sums=3),
+    dict(step="3"), dict(position=99), dict(best_loss="x"), dict(history=[3]), dict(history={}),
+    dict(unknown=1), dict(lr_scale=float("nan")), dict(sums={"loss": 1.0}), dict(sums=3),
     dict(history=[{"loss": json.loads("[" * 400 + "]" * 400)}]),
-    *({name: -1} for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs", "failing"))])
+    *({name: -1} for name in ("step", "position", "skipped", "bad_epochs", "failing"))])
 def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage):
     path, state = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors"
     real_nvp().fit(table, steps=3, checkpoint=path)
@@ -208,7 +208,7 @@ def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage):
     assert_same(flow, before)
 
 
-@pytest.mark.parametrize("name", ["config", "settings", "progress"])
+@pytest.mark.parametrize("name", ["facts", "progress"])
 def test_resume_refuses_a_state_nested_too_deep(tmp_path, table, real_nvp, name):
     path, state = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors"
     real_nvp().fit(table, steps=3, checkpoint=path)
@@ -218,16 +218,16 @@ def test_resume_refuses_a_state_nested_too_deep(tmp_path, table, real_nvp, name)
         ef.load(path).fit(table, steps=5, checkpoint=path, resume=True)
 
 
-@pytest.mark.parametrize("name", ["live2", "snapshot2", "live0", "snapshot0", "best"])
+@pytest.mark.parametrize("name", ["live2", "snapshot2", "live4", "live0", "snapshot0", "best"])
 def test_resume_refuses_arrays_that_no_training_has(tmp_path, table, name):
-    """A second moment below zero, or no permutation, which is tried in the flow itself."""
+    """A second moment or a count below zero, or no permutation, which is tried in the flow itself."""
     flow, path, state = ef.CouplingFlow(3, couplings=2, hidden=(4,), permutation="lu"), tmp_path / "m", tmp_path / "m.state"
     settings = dict(valid=table, batch_size=100, optimizer="adam", on_nonfinite="rollback", average=0.9)
     fit(flow, table, epochs=2, checkpoint=path, **settings)
     tensors, metadata = _core.read_safetensors(str(state))
     order = next(offset for entry, _, _, offset, _ in flow.entries() if entry == "permutation1.permutation")
-    if name.endswith("2"):
-        tensors[name][3] = -1
+    if name[-1] in "24":
+        tensors[name][1] = -1
     else:
         tensors[name][order] = 7
     _core.write_safetensors(str(state), tensors, metadata)

@@ -50,8 +50,8 @@ def test_resume_with_other_settings_is_refused(tmp_path, table_file, capsys):
     capsys.readouterr()
     elsewhere = tmp_path / "elsewhere.npy"
     np.save(elsewhere, np.zeros((9, 3)))
-    for options, word in ((["--lr", "0.5"], "expected settings --lr = 0.001 as in"), (["--beta1", "0.5"], "optimizer_options = {} as in"),
-                          (["--hidden", "8"], "expected a model with --hidden = [64, 64] as in"),
+    for options, word in ((["--lr", "0.5"], "expected --lr = 0.001 as in"), (["--beta1", "0.5"], "optimizer_options = {} as in"),
+                          (["--hidden", "8"], "expected model --hidden = [64, 64] as in"),
                           (["--columns", "a"], "for CSV and Parquet files")):
         assert main([*again, *options]) == 2
         assert word in capsys.readouterr().err

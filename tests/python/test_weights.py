@@ -11,7 +11,7 @@ from evenflow._border.batch import Batch
 from evenflow.training.feed import Feed
 from evenflow.data.rows import Picked
 from evenflow._border.weights import mean_one
-from evenflow.training.initial import in_proportion
+from evenflow.training.samples import in_proportion
 
 
 def values(flow):

@@ -27,7 +27,8 @@ def write(text: str) -> None:
 def tell(text: str) -> None:
     """Prints a line, or goes on without."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # which print would take for standard output
+            print(text, file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
 

@@ -30,7 +30,7 @@ from evenflow.runs import Plan, Run, Source, mark, of
 from evenflow.runs.logs import Outputs
 from evenflow.training import presets
 from evenflow.training.loop import Trainer
-from evenflow.training.progress import Progress
+from evenflow.training.progress import Progress, find_bar
 from evenflow.training.samples import checked
 from evenflow.training.settings import Settings
 from evenflow.training.state import state_path
@@ -208,13 +208,15 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     epochs, steps = plan.settings.get("epochs"), plan.settings.get("steps")
     passes = None if epochs is None or epochs >= presets.UNTIL_STOPPED else epochs * trainer.batches
     total = min((n for n in (steps, passes) if n is not None), default=None)
-    progress = Progress(total, args.quiet or not leads, images=flow.is_image)
+    quiet = args.quiet or not leads
+    progress = Progress(total, None if quiet else find_bar("train"), lines=not quiet)
     valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
     begun = f"from step {state.step:,} " if state.step else ""
     until = f"{begun}until it is stopped" if total is None else f"{begun and begun + 'to '}{total:,} steps"
-    progress.say(f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.data}: "
-                 f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
-                 f"{trainer.batches:,} an epoch; into {run.folder}")
+    if not quiet:
+        tell(f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.data}: "
+             f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
+             f"{trainer.batches:,} an epoch; into {run.folder}")
     try:
         result = run.fit(trainer, plan, whole, progress)
     except KeyboardInterrupt:
@@ -236,9 +238,9 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
                  ("a Gaussian for each column", None if trivial is None else f"{-trivial:.4f}"))
     lines = [f"held out: {quality(result)} on {result['n']} samples; "
              + ("a column does not vary" if trivial is None else f"{what} has {has}")]
-    if state.failures:
-        lines.append(f"{state.failures} steps failed, see {result['log']}; the learning rate is "
-                     f"{state.lr_scale:g} of what it was")
+    if failures := sum(record.get("skipped", 0) for record in trainer.history):
+        lines.append(f"{failures} steps failed, see {result['log']}; the learning rate is {state.lr_scale:g} of what "
+                     "it was")
     if state.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")

@@ -10,21 +10,19 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 
 from evenflow._border.console import tell, tell_error
-from evenflow.errors import ConfigError, Error, on_all_ranks, wrong
 from evenflow._border.extras import need
+from evenflow.errors import ConfigError, Error, on_all_ranks, wrong
 
 Result = TypeVar("Result")
 
-# What launchers tell a process of its rank, and of how many: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
-LAUNCHED = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"),
-            ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
-
+# What launchers tell a process of how many there are: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
+SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 LEAD_SECONDS, TELL_SECONDS = 1.0, 0.5
 """For rank 0 to tell of an error that all have, once, and for the launcher to pass on what was told: it may drop what
 is on its way when a job is aborted."""
@@ -47,11 +45,8 @@ class Ranks:
     def sum(self, values: np.ndarray) -> None:
         """Adds those of all other ranks to `values`, in place."""
         if self.size > 1:
-            self.comm.Allreduce(need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE, values)
-
-    def gather(self, values: np.ndarray) -> np.ndarray:
-        """The values (n,) of all ranks, one after the other."""
-        return values if self.size == 1 else np.concatenate(self.comm.allgather(values))
+            from mpi4py import MPI  # the communicator is of it
+            self.comm.Allreduce(MPI.IN_PLACE, values)
 
     def any(self, *flags: bool) -> list[bool]:
         """Which of the flags are set on any rank."""
@@ -59,93 +54,43 @@ class Ranks:
         self.sum(counts)
         return [bool(count) for count in counts]
 
-    def total(self, count: int, work: Callable[[], Sequence[float]]) -> list[float]:
-        """Sums over all ranks of the `count` numbers that work() gives on each.
-
-        An error of evenflow's on any rank is raised on all.
-        """
-        if self.size == 1:
-            return list(work())
-        numbers, error = np.zeros(1 + count), None
-        try:
-            numbers[1:] = work()
-        except Error as raised:
-            numbers[0], error = 1, (type(raised), str(raised))
-        self.sum(numbers)
-        if numbers[0]:
-            self._raise_first(self.collect(error))
-        return [float(number) for number in numbers[1:]]
-
-    def try_on_all(self, work: Callable[[], Result]) -> Result:
-        """work() on this rank; an error of evenflow's on any rank is raised on all."""
-        results: list[Result] = []
-
-        def store() -> Sequence[float]:
-            results.append(work())
-            return ()
-
-        self.total(0, store)
-        return results[0]
-
-    def lead(self, f: Callable[[], Result]) -> Result:
-        """f() by rank 0 alone: its result, or its error, on every rank."""
-        result, error = None, None
-        if self.rank == 0:
-            try:
-                result = f()
-            except Exception as raised:
-                if self.size == 1:
-                    raise
-                error = type(raised), str(raised)
-        if self.size > 1:
-            result, error = self.collect((result, error))[0]
-            self._raise_first([error])
-        return result  # type: ignore[return-value]
-
-    def same(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
-        """ConfigError, naming the rank, where a fact is not what it is on rank 0. One rank alone asks for none."""
-        if self.size == 1:
-            return
-        all_facts = self.collect(facts())
-        for rank, theirs in enumerate(all_facts):
-            for name, value in all_facts[0].items():
-                if theirs.get(name) != value:
-                    raise self.everywhere(ConfigError(
-                        f"[{where}] expected the same {name} on every rank, got {value} on rank 0 and "
-                        f"{theirs.get(name)} on rank {rank}"))
-
     def collect(self, thing: Any) -> list[Any]:
         """The small things of all ranks, by rank."""
         return [thing] if self.size == 1 else list(self.comm.allgather(thing))
 
-    def _raise_first(self, errors: list[tuple[type[Exception], str] | None]) -> None:
-        for rank, error in enumerate(errors):
+    def try_on_all(self, work: Callable[[], Result]) -> Result:
+        """work() on this rank; an error on any rank is raised on all."""
+        if self.size == 1:
+            return work()
+        error = result = None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        self._raise_first(error)
+        return result  # type: ignore[return-value]
+
+    def lead(self, work: Callable[[], Result]) -> Result:
+        """work() by rank 0 alone: its result, or its error, on every rank."""
+        result: Any = self.try_on_all(work if self.rank == 0 else lambda: None)
+        return self.collect(result)[0]  # type: ignore[no-any-return]
+
+    def same(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+        """ConfigError, naming the rank, where a fact is not what it is on rank 0. One rank alone asks for none."""
+        first, *others = self.collect(facts()) if self.size > 1 else [{}]
+        for rank, theirs in enumerate(others, 1):
+            for name, value in first.items():
+                if theirs.get(name) != value:
+                    raise on_all_ranks(ConfigError(
+                        f"[{where}] expected the same {name} on every rank, got {value} on rank 0 and "
+                        f"{theirs.get(name)} on rank {rank}"), self.rank)
+
+    def _raise_first(self, own: Exception | None) -> None:
+        for rank, error in enumerate(self.collect(own)):
             if error is not None:
-                kind, text = error
-                raise self.everywhere(kind(text if rank == 0 else f"{text} (rank {rank})"))
-
-    def everywhere(self, error: Exception) -> Exception:
-        return on_all_ranks(error, self.rank)
-
-
-def launched_as() -> tuple[int, int]:
-    """The rank and the number of ranks that a launcher gave this process; (0, 1) without one.
-
-    ConfigError for what is no number.
-    """
-    for rank, size in LAUNCHED:
-        ranks = _number_in(size, 1)
-        if ranks > 1:
-            return _number_in(rank, 0), ranks
-    return 0, 1
-
-
-def _number_in(variable: str, otherwise: int) -> int:
-    text = os.environ.get(variable)
-    try:
-        return otherwise if text is None else int(text)
-    except ValueError:
-        raise ConfigError(f"[ranks] {variable}: expected a whole number, got {text!r}") from None
+                if rank > 0:
+                    error.args = (f"{error} (rank {rank})",)
+                raise on_all_ranks(error, self.rank) from own
 
 
 @contextlib.contextmanager
@@ -155,7 +100,7 @@ def launched() -> Iterator[Ranks]:
     An error of one rank alone ends all of them, which would wait for it for ever. MissingExtra without mpi4py;
     ConfigError where it uses another MPI than the launcher.
     """
-    _, size = launched_as()
+    size = max(int(os.environ.get(name, 1)) for name in SIZES)
     if size == 1:
         yield Ranks()
         return

@@ -182,7 +182,7 @@ class Run:
                 new = Run(folder)
                 new.append({"event": "start", **_circumstances(trainer, command), **vars(plan)})
                 _write(new.config, config)
-                trainer.write(new.model)
+                trainer.state.save(new.model, trainer.facts)
                 self._remove(FILES)
                 for name in FIRST:
                     os.replace(os.path.join(folder, name), os.path.join(self.folder, name))
@@ -216,7 +216,8 @@ class Run:
         """
         with contextlib.suppress(OSError):  # what can't be removed stays
             self._remove(LEFTOVERS)
-        trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
+        # Before the log has the length: asked for again, it changes nothing.
+        trainer.state.save(self.model, trainer.facts)
         step, kept = trainer.state.progress.step, list[dict[str, Any]]()
         with writing("resume", self.log), open(self.log, encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -244,7 +245,8 @@ class Run:
                 recorder(record)
                 callback(record)
 
-        trainer.run(plan.settings.get("epochs"), plan.settings.get("steps"), watch, self.model)
+        trainer.begin(plan.settings.get("epochs"), plan.settings.get("steps"), self.model)
+        trainer.train(watch, self.model)
         result = {"event": "end", "epochs": trainer.state.progress.epoch, "steps": trainer.state.progress.step,
                   **evaluate(trainer.flow, whole, trainer.ranks), "baseline_nats": baseline(trainer.flow, whole),
                   "model": self.model, "log": self.log}

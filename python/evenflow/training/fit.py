@@ -7,16 +7,17 @@ import os
 from typing import Any
 
 from evenflow._border import arrays, checks
+from evenflow._border.console import tell
 from evenflow.data import check
 from evenflow.density import Density, bounds_of, column_names, name_columns, undone_on_error
 from evenflow.distributed.ranks import Ranks
 from evenflow.errors import ConfigError, warn, wrong
-
-from evenflow.training import presets, progress, samples
+from evenflow.training import presets, samples
 from evenflow.training.history import History
-from evenflow.training.loop import Callback, Trainer, saved_settings
+from evenflow.training.loop import Callback, Trainer
+from evenflow.training.progress import Progress, find_bar
 from evenflow.training.settings import Settings
-from evenflow.training.state import refuse_used, state_path
+from evenflow.training.state import read, state_path
 
 
 def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weight: Any, epochs: int | None,
@@ -28,37 +29,45 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
     path = None if checkpoint is None else checks.file_name("fit", checkpoint)
     if checks.flag("fit", "resume", resume) and path is None:
         raise wrong(ConfigError, "fit", "checkpoint", "resume=True needs checkpoint=...")
-    goes_on = ranks.lead(lambda: _goes_on(path, resume))
+    if callback is not None and not callable(callback):
+        raise wrong(TypeError, "fit", "callback", f"expected a function of a record as callback, got {callback!r}")
+    bar = find_bar("fit", verbose) if ranks.rank == 0 else None
+    goes_on = ranks.lead(lambda: path is not None and _goes_on(path, resume))
     seed = flow.config["seed"] if chosen.seed is None else chosen.seed
+
+    def prepare() -> tuple[Trainer, int | None]:
+        data = samples.checked(flow, "fit", x, label, context, sample_weight)
+        train, validated = samples.parts(flow, "fit", data, valid, seed)
+        usual = dataclasses.replace(chosen, seed=seed)
+        if goes_on and path is not None:
+            usual = usual.over(read(path)[1])
+        whole, length = presets.resolved(usual, presets.TRAINING["image" if flow.is_image else "table"], len(train),
+                                         epochs, steps, validated is not None)
+        trainer = Trainer(flow, train, validated, whole, ranks)
+        if goes_on and path is not None:
+            trainer.load(path)
+        return trainer, length
+
     with undone_on_error(flow):
         if not flow.initialized:
             name_columns(flow, arrays.names_of(x), arrays.names_of(context))
-
-        def prepare() -> tuple[Trainer, int | None]:
-            data = samples.checked(flow, "fit", x, label, context, sample_weight)
-            train, validated = samples.parts(flow, "fit", data, valid, seed)
-            usual = dataclasses.replace(chosen, seed=seed)
-            if goes_on and path is not None:
-                usual = usual.over(saved_settings(path))
-            whole, length = presets.resolved(usual, presets.TRAINING["image" if flow.is_image else "table"], len(train),
-                                             epochs, steps, validated is not None)
-            return Trainer(flow, train, validated, whole, ranks), length
-
         trainer, length = ranks.try_on_all(prepare)
-        if goes_on and path is not None:
-            ranks.try_on_all(lambda: trainer.load(path))
         if not flow.is_image and ranks.rank == 0:
             for text in check.found(trainer.data, flow.dtype, column_names(flow).get("x", ()), seed, bounds_of(flow),
                                     trainer.standardises):
                 warn(f"[fit] {text}")
-        quiet = ranks.rank > 0 or not progress.wanted("fit", verbose)
-        shown = progress.Progress(None, quiet, flow.is_image, lines=False)
-        train = trainer.begin(length, steps, shown.around(callback), path)
-    shown.total = trainer.planned
+        trainer.begin(length, steps, path)
+    shown = Progress(trainer.planned, bar)
     rows, valid_rows = len(trainer.data), 0 if trainer.valid is None else len(trainer.valid)
-    shown.say(f"training on {rows:,} rows, validating on {valid_rows:,}")
+    if bar is not None:
+        tell(f"training on {rows:,} rows, validating on {valid_rows:,}")
+
+    def watch(record: dict[str, Any]) -> Any:
+        shown(record)
+        return None if callback is None else callback(record)
+
     try:
-        train()
+        trainer.train(watch, path)
     finally:
         shown.close(stopped=trainer.state.progress.stopped)
     return History(trainer.history, rows, valid_rows)
@@ -79,12 +88,16 @@ def merged(settings: Settings | None, everyday: dict[str, Any]) -> Settings:
         settings, **{name: getattr(by_name, name) for name in given})
 
 
-def _goes_on(path: str | None, resume: bool) -> bool:
+def _goes_on(path: str, resume: bool) -> bool:
     """Whether there is a training to go on with. ConfigError where a new one would write over files."""
-    if path is None or resume and os.path.isfile(state_path(path)):
-        return path is not None
-    if resume and os.path.isfile(path):
-        raise wrong(ConfigError, "fit", "checkpoint", f"{path} is there, and its training state {state_path(path)} is "
-                                                      "not, without which no training goes on; take another path")
-    refuse_used(path)
+    state = state_path(path)
+    there = [file for file in (path, state) if os.path.isfile(file)]
+    if resume and state in there:
+        return True
+    if resume and there:
+        raise wrong(ConfigError, "fit", "checkpoint", f"{path} is there, and its training state {state} is not, "
+                                                      "without which no training goes on; take another path")
+    if there:
+        raise wrong(ConfigError, "fit", "checkpoint", f"expected a checkpoint that is not there yet, got {there[0]}; "
+                                                      "pass resume=True to go on from it, another path, or delete it")
     return False

@@ -35,6 +35,18 @@ def checked(flow: Density, where: str, x: Any, label: Any = None, context: Any =
     return Batch(x, batch.label, batch.context, mean_one(where, batch.weight))
 
 
+def in_proportion(order: np.ndarray, weights: np.ndarray | None, n: int) -> np.ndarray:
+    """n numbers of rows from the start of a random order, of a row with a weight of 2.5, say, two or three.
+
+    weights: of mean one, by the number of the row; equal ones, or None, leave the first n as they are.
+    """
+    if weights is None:
+        return order[:n]
+    n, ends = min(n, len(order)), np.cumsum(weights[order])
+    places = (np.arange(n) + 0.5) * min(1.0, ends[-1] / n)
+    return np.asarray(order[np.searchsorted(ends, places, side="right")])
+
+
 def parts(flow: Density, where: str, data: Batch, valid: Any, seed: int) -> tuple[Batch, Batch | None]:
     """Samples to train on, and to validate on.
 

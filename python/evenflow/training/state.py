@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 from evenflow import _core, checkpoint
 from evenflow._border import checks
 from evenflow.density import Density, core_of
-from evenflow.errors import ConfigError, IoError
+from evenflow.errors import IoError
 from evenflow.optim import MovingAverage, Optimizer
 
 KIND = "evenflow training state"
@@ -26,16 +27,12 @@ class Progress:
     """Where a training stands, in numbers."""
 
     step: int = 0
-    epoch: int = 0
     position: int = 0
     """Batches done in this epoch."""
-    samples: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     """Samples of this epoch, and over them the sums of what a step's record says."""
     skipped: int = 0
     """Failed steps of this epoch."""
-    failures: int = 0
-    """Failed steps of all epochs."""
     failing: int = 0
     """Failed steps since the last one that went well."""
     lr_scale: float = 1.0
@@ -45,32 +42,30 @@ class Progress:
     """Epochs without a better validation loss since the rate was last halved."""
     stopped: bool = False
     seconds: float = 0.0
-    counters: list[int] = field(default_factory=list)
-    snapshot_counters: list[int] = field(default_factory=list)
-    """Steps of the optimiser and of the average, now and in the snapshot."""
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are finished."""
+        return len(self.history)
 
     def check(self) -> None:
         """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
-        for name in ("step", "epoch", "position", "samples", "skipped", "failures", "failing", "bad_epochs",
-                     "flat_epochs"):
+        for name in ("step", "position", "skipped", "failing", "bad_epochs", "flat_epochs"):
             checks.whole("resume", name, getattr(self, name), low=0)
-        numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, "best_loss": self.best_loss, **self.sums}
+        numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, "best_loss": self.best_loss or 0.0, **self.sums}
         for name, value in numbers.items():
-            if name != "best_loss" or value is not None:
-                checks.number("resume", name, value, -math.inf)
-        for steps in (*self.counters, *self.snapshot_counters):
-            checks.whole("resume", "counters", steps, low=0)
-        flat = isinstance(self.history, list) and all(
-            isinstance(r, dict) and not any(isinstance(v, (dict, list)) for v in r.values()) for r in self.history)
-        if len(self.counters) != 2 or len(self.snapshot_counters) not in (0, 2) or not flat:
-            raise TypeError("[resume] expected two counters and a list of flat records as history, got something else")
+            checks.number("resume", name, value, -math.inf)
+        if not isinstance(self.history, list) or not all(
+                isinstance(r, dict) and not any(isinstance(v, (dict, list)) for v in r.values()) for r in self.history):
+            raise TypeError("[resume] expected a list of flat records as history, got something else")
 
 
 class State:
     """The values of a flow in training, of its optimiser and of their average; the best values; and the progress.
 
-    While a training goes on, the flow holds the values in training; `keep` puts those that are kept in their place.
+    While a training goes on, the flow holds the values in training. What is kept at its end are the best ones by the
+    validation data, or else the averaged ones, or else the last.
     """
 
     def __init__(self, flow: Density, optimizer: Optimizer, average: MovingAverage | None):
@@ -79,95 +74,79 @@ class State:
         self.best: np.ndarray | None = None
         """Values of the epoch with the best validation loss."""
         self.snapshot: list[np.ndarray] = []
-        """`arrays` before a step that went well."""
+        """A copy of `arrays` before a step that went well."""
 
     def arrays(self) -> list[np.ndarray]:
-        """Views of all that a step changes."""
-        return [core_of(self.flow).values, *self.optimizer.moments(),
-                *([] if self.average is None else [self.average.average])]
+        """Views of all that a step changes; the last one, of the optimiser's and the average's steps, is a copy."""
+        averaged = [] if self.average is None else [self.average.average]
+        steps = [self.optimizer.steps, 0 if self.average is None else self.average.steps]
+        return [core_of(self.flow).values, *self.optimizer.moments(), *averaged, np.array(steps, np.int64)]
 
-    def copy(self) -> tuple[list[np.ndarray], list[int]]:
-        """A snapshot, and its counters."""
-        return [a.copy() for a in self.arrays()], self._counters()
-
-    def roll_back(self) -> None:
-        """Goes back to the snapshot, if there is one."""
-        for live, kept in zip(self.arrays(), self.snapshot):
+    def restore(self, arrays: list[np.ndarray]) -> None:
+        """Goes back to a copy of `arrays`."""
+        for live, kept in zip(self.arrays()[:-1], arrays):
             live[:] = kept
-        if self.snapshot:
-            self._set_counters(self.progress.snapshot_counters)
+        self.optimizer.steps = int(arrays[-1][0])
+        if self.average is not None:
+            self.average.steps = int(arrays[-1][1])
 
     def candidate(self) -> np.ndarray:
-        """A copy of the values that would be kept if they were the best."""
+        """A copy of the values that are kept if they are the best."""
         return core_of(self.flow).values.copy() if self.average is None else self.average.values()
 
-    def keep(self) -> None:
-        """Puts the values that are kept into the flow: the best, or else the averaged or the last ones."""
-        core_of(self.flow).values[:] = self.candidate() if self.best is None else self.best
+    def kept(self) -> np.ndarray:
+        """The values that are kept if the training ends now."""
+        return self.candidate() if self.best is None else self.best
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Within it the flow holds the values that are kept if the training ends now."""
-        values = core_of(self.flow).values.copy()
-        self.keep()
+    def holding(self, values: np.ndarray) -> Iterator[None]:
+        """Within it the flow holds other values."""
+        own = core_of(self.flow).values.copy()
+        core_of(self.flow).values[:] = values
         try:
             yield
         finally:
-            core_of(self.flow).values[:] = values
+            core_of(self.flow).values[:] = own
 
-    def save(self, path: str, facts: dict[str, str]) -> None:
+    def save(self, path: str, facts: dict[str, Any]) -> None:
         """Writes the kept values as a model, and the state beside it. IoError.
 
         The state comes first and holds all that a resume needs. A process that dies between the two leaves the older
-        model, which is complete, and both say which training and step they are of. facts: of both files' metadata.
+        model, which is complete, and both say which training and step they are of. facts: what tells one training from
+        another.
         """
         if os.path.isdir(path) or not os.path.basename(path):  # beside which the state could be written
             raise IoError(f"[fit] expected the name of a file as checkpoint, got {path!r}")
-        tensors = {f"live{i}": a for i, a in enumerate(self.arrays())}
-        tensors.update({f"snapshot{i}": a for i, a in enumerate(self.snapshot)},
-                       **({} if self.best is None else {"best": self.best}))
-        self.progress.counters = self._counters()
-        metadata = {"kind": KIND, "format": checkpoint.FORMAT, "evenflow": _core.version, **facts,
-                    "step": str(self.progress.step), "progress": json.dumps(vars(self.progress))}
-        checkpoint.expect_finite("fit", tensors)
-        with self.kept():  # of both files none is replaced unless both are good
-            checkpoint.expect_finite("fit", self.flow.named_parameters())
+        tensors, told = _tensors(self.arrays(), self.snapshot, self.best), json.dumps(facts)
+        marks = {"training": hashlib.sha256(told.encode()).hexdigest()[:16], "step": str(self.progress.step)}
+        metadata = {"kind": KIND, "format": checkpoint.FORMAT, "evenflow": _core.version, **marks, "facts": told,
+                    "progress": json.dumps(vars(self.progress))}
+        checkpoint.expect_finite("fit", tensors)  # of both files none is replaced unless both are good
         _core.write_safetensors(os.fsencode(state_path(path)), tensors, metadata)
-        with self.kept():
-            checkpoint.save(self.flow, path, {"training": facts["training"], "step": metadata["step"]})
+        with self.holding(self.kept()):
+            checkpoint.save(self.flow, path, marks)
 
-    def load(self, path: str, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    def load(self, path: str, tensors: dict[str, np.ndarray], progress: Progress) -> None:
         """Goes back to where `save` was. IoError, before anything changes, for what no training wrote."""
-        try:
-            progress = Progress(**json.loads(metadata["progress"]))
-            progress.check()
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise IoError(f"[resume] {path}: expected a training's progress, got {error!r}") from None
-        live = self.arrays()
-        wanted = {f"live{i}": a for i, a in enumerate(live)}
-        if progress.snapshot_counters:
-            wanted.update({f"snapshot{i}": a for i, a in enumerate(live)})
-        wanted.update({"best": live[0]} if "best" in tensors else {})
+        own = self.arrays()
+        wanted = _tensors(own, own if "snapshot0" in tensors else [], own[0] if "best" in tensors else None)
         checkpoint.check_tensors(path, tensors, wanted)
+        squares = [2] if len(self.optimizer.moments()) > 1 else []
+        positive = [f"{name}{i}" for name in ("live", "snapshot") for i in (*squares, len(own) - 1)]
         for name in wanted:
             if name in ("live0", "snapshot0", "best"):
                 checkpoint.check_values(path, self.flow, tensors[name])
-            elif name in ("live2", "snapshot2") and len(self.optimizer.moments()) > 1 and (tensors[name] < 0).any():
-                raise IoError(f"[load] {path}: expected second moments >= 0 in {name}, got a negative one")
-        for i, array in enumerate(live):
-            array[:] = tensors[f"live{i}"]
-        self.best = tensors.get("best")
-        self.snapshot = [tensors[f"snapshot{i}"] for i in range(len(live))] if progress.snapshot_counters else []
-        self._set_counters(progress.counters)
-        self.progress = progress
+            elif name in positive and (tensors[name] < 0).any():
+                raise IoError(f"[resume] {path}: expected values >= 0 in {name}, got a negative one")
+        self.restore([tensors[f"live{i}"] for i in range(len(own))])
+        self.snapshot = [tensors[f"snapshot{i}"] for i in range(len(own)) if "snapshot0" in tensors]
+        self.best, self.progress = tensors.get("best"), progress
 
-    def _counters(self) -> list[int]:
-        return [self.optimizer.steps, 0 if self.average is None else self.average.steps]
 
-    def _set_counters(self, steps: list[int]) -> None:
-        self.optimizer.steps = steps[0]
-        if self.average is not None:
-            self.average.steps = steps[1]
+def _tensors(live: list[np.ndarray], snapshot: list[np.ndarray], best: np.ndarray | None) -> dict[str, np.ndarray]:
+    """By their names in a file."""
+    return {**{f"live{i}": array for i, array in enumerate(live)},
+            **{f"snapshot{i}": array for i, array in enumerate(snapshot)}, **({} if best is None else {"best": best})}
 
 
 def state_path(path: str) -> str:
@@ -176,8 +155,8 @@ def state_path(path: str) -> str:
     return f"{root}.state{extension}"
 
 
-def read(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and metadata of the state beside a model file. IoError.
+def read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any], Progress]:
+    """Tensors, facts and progress of the state beside a model file, see State.save. IoError.
 
     A model that is of another training, or newer than the state, is refused; one that `Flow.save` wrote says nothing of
     a training and is taken as it is.
@@ -191,14 +170,9 @@ def read(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         done, step = model.get("step", "0"), metadata.get("step", "")
         if not done.isdecimal() or not step.isdecimal() or int(done) > int(step):
             raise IoError(f"[resume] expected {state} at step {done} or later, as {path} is, got step {step}")
-    return tensors, metadata
-
-
-def refuse_used(path: str) -> None:
-    """ConfigError where there is a model or a state already, which a new training would write over at once."""
-    for file in (path, state_path(path)):
-        if os.path.isfile(file):
-            error = ConfigError(f"[fit] expected a checkpoint that is not there yet, got {file}; pass resume=True "
-                                "to go on from it, another path, or delete it")
-            error.argument = "checkpoint"
-            raise error
+    try:
+        facts, progress = dict(json.loads(metadata["facts"])), Progress(**json.loads(metadata["progress"]))
+        progress.check()
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise IoError(f"[resume] {state}: expected a training's facts and progress, got {error!r}") from None
+    return tensors, facts, progress
