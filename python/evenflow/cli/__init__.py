@@ -20,7 +20,7 @@ from evenflow._border.console import tell, tell_error, write
 from evenflow._border.names import nearest
 from evenflow.cli import models, train
 from evenflow.cli.common import Answer, command, flag
-from evenflow.errors import ConfigError, DataWarning, DeviceError, IoError, NumericError, RanksError, ShapeError
+from evenflow.errors import DataWarning, Error, NumericError, RanksError
 from evenflow.training import signals
 
 
@@ -45,14 +45,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("evenflow: interrupted")
         return 130
-    except (ConfigError, DeviceError, IoError, ShapeError, TypeError) as error:
-        # A TypeError of ours says where; any other is a defect and keeps its traceback.
+    except (Error, TypeError, MemoryError) as error:
         if isinstance(error, TypeError) and not str(error).startswith("["):
-            raise
-        return _failed(2, error, args)
-    except (NumericError, RanksError, MemoryError) as error:
+            raise  # ours say where; any other is a defect and keeps its traceback
         bad_input = getattr(error, "argument", None) == "x" and getattr(error, "row", None) is not None
-        return _failed(2 if bad_input else 1, error, args)
+        failed = isinstance(error, (NumericError, RanksError, MemoryError)) and not bad_input
+        _tell_of(error, args, "failed" if failed else "error")
+        return 1 if failed else 2
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -69,15 +68,14 @@ def _refuse(parser: argparse.ArgumentParser, word: str) -> NoReturn:
     parser.error(f"there is no option {word}" + (f"; did you mean {flag(near)}?" if near else ""))
 
 
-def _failed(code: int, error: Exception, args: argparse.Namespace) -> int:
-    """Tells of an error, whose argument the command line spells as an option, but for what is in a column."""
+def _tell_of(error: Exception, args: argparse.Namespace, what: str) -> None:
+    """An error's argument is spelt as the option that it is, but for what is in a column."""
     text, name = str(error) or "out of memory", str(getattr(error, "argument", None))
     spelt = flag("depth" if name == "steps" and text.startswith("[Glow]") else name)
     if spelt in args.parser._option_string_actions and name not in ("context", "label", "weight"):
         text = re.sub(rf"(?<![\w-]){name}\b", spelt, text, count=1)
     if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.distributed.ranks
-        tell_error(f"evenflow: {'error' if code == 2 else 'failed'}: {text}")
-    return code
+        tell_error(f"evenflow: {what}: {text}")
 
 
 def _make_parser() -> argparse.ArgumentParser:

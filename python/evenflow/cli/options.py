@@ -33,14 +33,15 @@ ELSEWHERE = ("shape", "classes", "context", "bounds", "seed")
 """Settings of models that follow from the data, or are options of other groups."""
 
 
-def _fields(owner: type, usual: dict[str, str] | None = None) -> Options:
-    """For the fields of a dataclass that have a line of help. usual: defaults where it has "auto"."""
+def _fields(owner: type) -> Options:
+    """For the fields of a dataclass that have a line of help; "auto" is shown by what it stands for."""
     found, hints = {}, typing.get_type_hints(owner)
     for f in dataclasses.fields(owner):
         if "help" in f.metadata and f.name not in ("seed", "optimizer_options"):
             choices = ", ".join(one for one in f.metadata.get("choices", ()) if one != "auto")
+            usual = {f"{kind}s": usual[f.name] for kind, usual in TRAINING.items() if f.name in usual}
             found[f.name] = option(hints[f.name], ": ".join(filter(None, (f.metadata["help"], choices))),
-                                   shown=(usual or {}).get(f.name, f.default))
+                                   shown=_by_owner(usual) or f.default)
     return {name: told for name, told in found.items() if told}
 
 
@@ -78,15 +79,8 @@ def _optimizer_options() -> Options:
     return {name: option(float, ", ".join(of)) for name, of in owners.items() if name != "lr"}
 
 
-def _usual() -> dict[str, str]:
-    """Defaults of a training by kind of data."""
-    names = {name for usual in TRAINING.values() for name in usual}
-    return {name: _by_owner({f"{kind}s": usual[name] for kind, usual in TRAINING.items() if name in usual})
-            for name in names}
-
-
-MODEL, SOURCE, AUGMENT, OPTIMIZER = _model_options(), _fields(Source), _fields(Augment), _optimizer_options()
-TRAINED, OUTPUT = _fields(Settings, _usual()), _fields(Outputs)
+MODEL, OPTIMIZER = _model_options(), _optimizer_options()
+SOURCE, AUGMENT, TRAINED, OUTPUT = map(_fields, (Source, Augment, Settings, Outputs))
 BOUNDS = {"help": "tables: what the values of a column lie strictly between, none for an open end; given again for "
                   "another column", "nargs": 3, "action": "append", "metavar": ("NAME", "LOW", "HIGH")}
 GROUPS: dict[str, Options] = {
