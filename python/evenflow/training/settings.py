@@ -98,7 +98,7 @@ class Settings:
     lr_floor: float = _setting(0.0, "smallest learning rate", low=0)
     lr_patience: int = _setting(10, "epochs without improvement until plateau halves the rate", low=1)
     clip: float | Auto = _setting("auto", "largest norm of the gradient; 0: off", low=0)
-    average: float | Auto = _setting("auto", "decay of the moving average; 0: off", low=0, high=1)
+    average: float | Auto = _setting("auto", "decay of the moving average; 0: off", low=0, high=0.999999)
     patience: int | None | Auto = _setting("auto", "epochs without improvement until it stops", low=1)
     accumulate: int = _setting(1, "pieces that a batch is worked through in", low=1)
     augment: Augment | None = _setting(None, "random changes of training images")
@@ -126,12 +126,9 @@ class Settings:
             elif allowed[0] is int:
                 self._keep(f.name, checks.whole("fit", f.name, value, low=f.metadata["low"]))
             elif allowed[0] is float:
-                checks.number("fit", f.name, value, f.metadata["low"], f.metadata["high"])
-                self._keep(f.name, checks.plain(value))
+                self._keep(f.name, checks.number("fit", f.name, value, f.metadata["low"], f.metadata["high"]))
         if isinstance(self.optimizer_options, dict):  # the optimiser says what is wrong with another thing
             self._keep("optimizer_options", {k: checks.plain(v) for k, v in self.optimizer_options.items()})
-        if self.average == 1:
-            raise wrong(ConfigError, "fit", "average", "expected average below 1, got 1")
         self._check_schedule()
 
     def _check_schedule(self) -> None:
@@ -155,7 +152,7 @@ class Settings:
     def over(self, usual: dict[str, Any]) -> Settings:
         """These settings, with those of `usual` in the place of "auto" and of a seed that is None."""
         taken = {f.name: usual[f.name] for f in dataclasses.fields(self) if f.name in usual
-                 and (_is_auto(value := getattr(self, f.name)) or f.name == "seed" and value is None)}
+                 and ((value := getattr(self, f.name)) == "auto" or f.name == "seed" and value is None)}
         return dataclasses.replace(self, **taken)
 
     def saved(self) -> dict[str, Any]:
@@ -168,7 +165,3 @@ KINDS: dict[str, tuple[Any, ...]] = {name: typing.get_args(hint) or (hint,)
                                      for name, hint in typing.get_type_hints(Settings).items()}
 """The types of each setting: int, float, str, ..., then what else it may be."""
 Settings.__init__ = hinted(Settings.__init__)  # type: ignore[method-assign]
-
-
-def _is_auto(value: Any) -> bool:
-    return isinstance(value, str) and value == "auto"
