@@ -104,8 +104,8 @@ def command(commands: Any, name: str, run: Callable[..., Any], on_model: bool = 
         given = {p.name: getattr(args, p.name) for p in own}
         if not on_model:
             return int(run(args, **given))
-        result, words = run(*open_model(args.path, args.device, args.threads), **given)
-        report(result, words, args.json)
+        result, text = run(*open_model(args.path, args.device, args.threads), **given)
+        report(result, text, args.json)
         return 0 if result.get("ok", True) else 1
 
     sub.set_defaults(run=answered, parser=sub)
