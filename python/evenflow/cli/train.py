@@ -210,10 +210,10 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     total = min((n for n in (steps, passes) if n is not None), default=None)
     quiet = args.quiet or not leads
     progress = Progress(total, None if quiet else find_bar("train"), lines=not quiet)
-    valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
-    begun = f"from step {state.step:,} " if state.step else ""
-    until = f"{begun}until it is stopped" if total is None else f"{begun and begun + 'to '}{total:,} steps"
     if not quiet:
+        valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
+        begun = f", from step {state.step:,} on" if state.step else ""
+        until = ("until it is stopped" if total is None else f"{total:,} steps") + begun
         tell(f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.data}: "
              f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
              f"{trainer.batches:,} an epoch; into {run.folder}")
@@ -222,29 +222,31 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     except KeyboardInterrupt:
         progress.close()
         if leads:
-            place = ["--", run.folder] if run.folder.startswith("-") else [run.folder]
-            out = os.path.splitext(run.samples)[0] + (".png" if flow.is_image else ".npy")
-            tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
-                 f"go on with: {shlex.join(['evenflow', 'resume', *place])}")
-            tell("evenflow: samples of the model so far: "
-                 f"{shlex.join(['evenflow', 'sample', f'--out={out}', *place])}")
+            place = [*(["--"] if run.folder.startswith("-") else []), run.folder]
+            out = os.path.join(run.folder, "samples" + (".png" if flow.is_image else ".npy"))
+            tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; go on with: "
+                 + shlex.join(["evenflow", "resume", *place]))
+            tell("evenflow: samples of the model so far: " + shlex.join(["evenflow", "sample", f"--out={out}", *place]))
         return 130
     finally:
         progress.close(stopped=state.stopped)
-    if not leads:
-        return 0
-    trivial = result["baseline_nats"]
-    what, has = (("uniform noise", flow.bits) if flow.is_image else
-                 ("a Gaussian for each column", None if trivial is None else f"{-trivial:.4f}"))
-    lines = [f"held out: {quality(result)} on {result['n']} samples; "
-             + ("a column does not vary" if trivial is None else f"{what} has {has}")]
+    return _judged(trainer, result, args.json) if leads else 0
+
+
+def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
+    """Prints what came of a training, beside a model that has learned nothing, and returns the exit code."""
+    flow, state, trivial = trainer.flow, trainer.state.progress, result["baseline_nats"]
+    what = "uniform noise" if flow.is_image else "a Gaussian for each column"
+    beside = ("a column does not vary" if trivial is None else
+              f"{what} has {flow.bits if flow.is_image else format(-trivial, '.4f')}")
+    lines = [f"held out: {quality(result)} on {result['n']} samples; {beside}"]
     if failures := sum(record.get("skipped", 0) for record in trainer.history):
         lines.append(f"{failures} steps failed, see {result['log']}; the learning rate is {state.lr_scale:g} of what "
                      "it was")
     if state.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
-    report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), args.json)
+    report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), as_json)
     for note in result["notes"]:
         tell(f"evenflow: {note}")
     if trivial is None or result["nll_nats"] < trivial:
