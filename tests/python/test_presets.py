@@ -88,3 +88,9 @@ def test_real_nvp_regularises_the_scales():
         np.testing.assert_allclose(after[name], before[name] * (1 - 1e-4), rtol=1e-6)
     decayed = {name for name, _, group, _, _ in flow.entries() if group == "decay"}
     assert all("magnitude" in name or "gain" in name for name in decayed)
+
+
+def test_an_average_of_images_looks_back_over_a_share_of_the_training():
+    averages = [presets.resolved(Settings(), presets.TRAINING["image"], 640, None, steps, True)[0].average
+                for steps in (0, 10, 200, 2000, 10**6)]
+    assert averages == [0.0, 0.0, 0.9, 0.99, 0.999]

@@ -34,15 +34,13 @@ MODELS: dict[tuple[str, str], dict[str, Any]] = {
 """Settings by model and kind of data that are not the model's own defaults; the first of a kind is its default."""
 
 TRAINING: dict[str, dict[str, Any]] = {
-    "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=1e-3, warmup=100, clip=0.0,
-                  short_average=0.0, average=0.99, long_average=0.999, patience=20),
+    "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=4e-3, warmup=100, clip=0.0,
+                  averaged=0.05, patience=20),
     "table": dict(epochs=20, least_steps=4000, optimizer="adam", lr=3e-3, clip=20.0, average=0.99, patience=20),
 }
 """Length and settings of a training by kind of data, for `fit`, FlowDensity and the command line; see `resolved`."""
 UNVALIDATED = 100
 """Most passes where no length is given, nor data that would show overfitting."""
-SHORT, LONG = 1000, 20_000
-"""Steps below which images have no average, and from which on theirs may lag by a thousand of them."""
 
 # Depth and a high rate help most on the digits; more epochs overfit.
 DIGITS_MODEL: dict[str, Any] = dict(levels=2, steps=16, hidden=64)
@@ -160,8 +158,7 @@ def resolved(settings: Settings, usual: dict[str, Any], n: int, epochs: int | No
 
     usual: what is taken for "auto", as in TRAINING. Batches are small for few rows of a table: with 256 of 1,000 rows
     most of a training was warm-up, and patience ended some in it. Of few samples more passes are made, up to
-    `least_steps`. An average may lag by a thousand steps in a training of LONG ones; in a SHORT one of images even the
-    usual one keeps too much of the start.
+    `least_steps`. averaged: the share of the training by which an average may lag.
     """
     usual = {"schedule": "constant", "seed": 0, "batch_size": min(256, max(32, n // 30)), **usual}
     batch = int(usual["batch_size"] if settings.batch_size == "auto" else settings.batch_size)
@@ -175,9 +172,8 @@ def resolved(settings: Settings, usual: dict[str, Any], n: int, epochs: int | No
     if not validated:
         usual["patience"] = None
     planned = min([math.inf if steps is None else steps, math.inf if epochs is None else epochs * an_epoch])
-    for name, holds in (("short_average", planned < SHORT), ("long_average", planned >= LONG)):
-        if holds and name in usual:
-            usual["average"] = usual[name]
+    if "averaged" in usual:
+        usual["average"] = round(min(max(0.0, 1 - 1 / (usual["averaged"] * max(planned, 1))), 0.999), 3)
     whole = settings.over({"patience": None, "clip": 0.0, "average": 0.0, "warmup": 0, **usual})
     return whole, epochs
 

@@ -38,7 +38,7 @@ class Settings:
     optimizer_options : dict
         More arguments of the optimiser: beta2, momentum, eps, weight_decay, ...
     lr : float
-        Learning rate. "auto": 1e-3 for images, 3e-3 for tables.
+        Learning rate. "auto": 4e-3 for images, 3e-3 for tables.
     warmup : int
         Steps in which the rate rises linearly. "auto": 100; for tables at most an epoch.
     schedule : str or Schedule
@@ -50,8 +50,8 @@ class Settings:
     clip : float
         Largest norm of the gradient [nats]; 0: not clipped. "auto": 0 for images, 20 for tables.
     average : float
-        Decay of a moving average of the parameters, which is validated and kept; 0: none. "auto": 0.99; for images 0
-        in less than 1,000 steps, and 0.999 from 20,000 on.
+        Decay of a moving average of the parameters, which is validated and kept; 0: none. "auto": 0.99; for images
+        1 - 20 / planned steps, 0 ... 0.999.
     patience : int or None
         Epochs without a better validation loss, after the warm-up, until training ends; None: it does not. "auto": 20
         with validation data and no length.
