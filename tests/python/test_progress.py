@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from evenflow.cli import main
-from evenflow.training.progress import Progress, find_bar
+from evenflow.training.progress import Display, find_bar
 from evenflow.training.presets import UNTIL_STOPPED
 
 
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = Progress(4, find_bar("train"))
+    display = Display(4, find_bar("train"))
     for step in range(1, 5):
-        progress({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
-    progress.close()
+        display({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
+    display.close()
     last = capsys.readouterr().err.split("\r")[-1]
     assert "100%" in last and "4/4" in last and "9.000 nats" in last
 
@@ -25,18 +25,18 @@ def test_a_training_that_stops_early_has_not_failed(capsys, monkeypatch):
     """A bar short of its end would be red in a notebook."""
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = Progress(40, find_bar("train"))
-    progress({"event": "step", "step": 1, "epoch": 1, "samples": 50, "loss": 9.0})
-    progress.close(stopped=True)
+    display = Display(40, find_bar("train"))
+    display({"event": "step", "step": 1, "epoch": 1, "samples": 50, "loss": 9.0})
+    display.close(stopped=True)
     assert "stopped early: 100%" in capsys.readouterr().err.split("\r")[-1]
 
 
 def test_lines_elsewhere(capsys):
-    progress = Progress(40, None, lines=True)
+    display = Display(40, None, lines=True)
     for step in (21, 22):  # the second one follows too soon
-        progress({"event": "step", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "seconds": 4000.4})
-    progress.printed -= 100
-    progress({"event": "epoch", "step": 30, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
+        display({"event": "step", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "seconds": 4000.4})
+    display.printed -= 100
+    display({"event": "epoch", "step": 30, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
               "valid_bits_per_dim": 2.5, "seconds": 4100})
     assert capsys.readouterr().err.splitlines() == [
         "epoch 3, step 21 of 40: 2.000 bits/dim, 1:06:40",

@@ -30,7 +30,7 @@ from evenflow.runs import Plan, Run, Source, mark, of
 from evenflow.runs.logs import Outputs
 from evenflow.training import presets
 from evenflow.training.loop import Trainer
-from evenflow.training.progress import Progress, find_bar
+from evenflow.training.progress import Display, find_bar
 from evenflow.training.samples import checked
 from evenflow.training.settings import Settings
 from evenflow.training.state import state_path
@@ -209,7 +209,7 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     passes = None if epochs is None or epochs >= presets.UNTIL_STOPPED else epochs * trainer.batches
     total = min((n for n in (steps, passes) if n is not None), default=None)
     quiet = args.quiet or not leads
-    progress = Progress(total, None if quiet else find_bar("train"), lines=not quiet)
+    display = Display(total, None if quiet else find_bar("train"), lines=not quiet)
     if not quiet:
         valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
         begun = f", from step {state.step:,} on" if state.step else ""
@@ -218,9 +218,9 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
              f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
              f"{trainer.batches:,} an epoch; into {run.folder}")
     try:
-        result = run.fit(trainer, plan, whole, progress)
+        result = run.fit(trainer, plan, whole, display)
     except KeyboardInterrupt:
-        progress.close()
+        display.close()
         if leads:
             place = [*(["--"] if run.folder.startswith("-") else []), run.folder]
             out = os.path.join(run.folder, "samples" + (".png" if flow.is_image else ".npy"))
@@ -229,7 +229,7 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
             tell("evenflow: samples of the model so far: " + shlex.join(["evenflow", "sample", f"--out={out}", *place]))
         return 130
     finally:
-        progress.close(stopped=state.stopped)
+        display.close(stopped=state.stopped)
     return _judged(trainer, result, args.json) if leads else 0
 
 

@@ -15,7 +15,7 @@ from evenflow.errors import ConfigError, warn, wrong
 from evenflow.training import presets, samples
 from evenflow.training.history import History
 from evenflow.training.loop import Callback, Trainer
-from evenflow.training.progress import Progress, find_bar
+from evenflow.training.progress import Display, find_bar
 from evenflow.training.settings import Settings
 from evenflow.training.state import read, state_path
 
@@ -57,7 +57,7 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
                                     trainer.standardises):
                 warn(f"[fit] {text}")
         trainer.begin(length, steps, path)
-    shown = Progress(trainer.planned, bar)
+    shown = Display(trainer.planned, bar)
     rows, valid_rows = len(trainer.data), 0 if trainer.valid is None else len(trainer.valid)
     if bar is not None:
         tell(f"training on {rows:,} rows, validating on {valid_rows:,}")

@@ -33,7 +33,7 @@ def find_bar(where: str, verbose: bool | None = None) -> Any:
         return None
 
 
-class Progress:
+class Display:
     """A callback of a training.
 
     total: steps; None for a training without an end in sight. make: tqdm's class, or None. lines: print lines where

@@ -134,14 +134,14 @@ class Settings:
     def _check_schedule(self) -> None:
         """ConfigError for a setting of another schedule than the one that is chosen."""
         kind = "a Schedule" if isinstance(self.schedule, Schedule) else self.schedule
-        for name, needed, usual in (("lr_decay", "constant", 1.0), ("lr_patience", "plateau", 10)):
-            if kind not in ("auto", needed) and getattr(self, name) != usual:
+        for name, needed in (("lr_decay", "constant"), ("lr_patience", "plateau")):
+            if kind not in ("auto", needed) and getattr(self, name) != getattr(Settings, name):
                 raise wrong(ConfigError, "fit", name, f"{name} is a setting of schedule={needed!r}, and schedule is "
                                                       f"{kind!r}")
         if isinstance(self.schedule, Schedule):
-            for name, own in (("lr", "lr"), ("warmup", "warmup"), ("lr_floor", "floor")):
-                value = getattr(self.schedule, own)
-                if getattr(self, name) not in ("auto", 0.0 if own == "floor" else "auto", value):
+            own = {"lr": self.schedule.lr, "warmup": self.schedule.warmup, "lr_floor": self.schedule.floor}
+            for name, value in own.items():
+                if getattr(self, name) not in (getattr(Settings, name), value):
                     raise wrong(ConfigError, "fit", name, f"{name} is said by the Schedule, {value}, and is given as "
                                                           f"{getattr(self, name)} besides")
                 self._keep(name, value)
