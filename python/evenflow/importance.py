@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from evenflow._border import arrays, checks
 from evenflow.density import Density
-from evenflow.errors import ConfigError, DataWarning, NumericError, ShapeError
+from evenflow.errors import ConfigError, NumericError, ShapeError, warn, wrong
 
 LEAST = 100
 """Fewest samples: below, a tail of 20 values tells nothing."""
@@ -23,9 +22,26 @@ LEAST_TAIL = 5
 
 @dataclass(frozen=True, repr=False)
 class ImportanceSamples:
-    """Samples x of a flow with weights w = exp(log_density(x)) / exp(log_prob(x)).
+    """Samples x of a flow with weights w = exp(log_density(x)) / exp(log_prob(x)), as `Flow.importance` makes them.
 
-    A mean of f over the target is `numpy.average(f(x), weights=numpy.exp(log_weights - log_weights.max()))`.
+    With these weights samples of the flow stand for samples of the target. Where the flow has too little density, a few
+    samples have most of the weight, and means are those of a few samples: `ok` says whether they can be trusted.
+
+    See Also
+    --------
+    evenflow.Flow.importance : Makes them.
+
+    Examples
+    --------
+    >>> flow = ef.CouplingFlow(2, base="gaussian")
+    >>> flow.init(np.random.default_rng(0).standard_normal((1000, 2)))
+    >>> found = flow.importance(lambda x: -(x**2).sum(axis=1) / 2, 4000, seed=0)
+    >>> weights = np.exp(found.log_weights - found.log_weights.max())
+    >>> mean = np.average(found.x, axis=0, weights=weights)
+    >>> bool(np.abs(mean).max() < 0.1)
+    True
+    >>> round(found.log_evidence, 1), round(float(np.log(2 * np.pi)), 1)
+    (1.8, 1.8)
     """
 
     x: NDArray[Any]
@@ -81,26 +97,26 @@ class ImportanceSamples:
 def importance(flow: Density, log_density: Callable[[Any], Any], n: int, *, label: Any = None,
                context: Any = None, seed: int | None = None) -> ImportanceSamples:
     """See Flow.importance."""
-    where = "importance"
-    if not callable(log_density):
-        raise TypeError(f"[{where}] expected a function of samples as log_density, got {type(log_density).__name__}")
+    where, argument = "importance", "log_density"
     n = checks.whole(where, "n", n, low=LEAST)
     x, log_prob = flow.sample_and_log_prob(n, label=label, context=context, seed=seed)
     target = arrays.as_numbers(where, "log_density(x)", log_density(x.copy())).astype(np.float64)
     if target.shape != (n,):
-        raise ShapeError(f"[{where}] expected log_density to return ({n},), one number a sample, got {target.shape}")
-    bad = np.flatnonzero(np.isnan(target) | (target == np.inf))
-    if bad.size:
-        raise NumericError(f"[{where}] expected a finite log-density or -inf, got {target[bad[0]]} for sample {bad[0]}")
+        raise wrong(ShapeError, where, argument,
+                    f"expected log_density to return ({n},), one number a sample, got {target.shape}")
+    for row in np.flatnonzero(np.isnan(target) | (target == np.inf))[:1]:
+        raise wrong(NumericError, where, argument,
+                    f"expected a finite log-density or -inf, got {target[row]} for sample {row}", row=int(row))
     if not np.isfinite(target).any():
-        raise ConfigError(f"[{where}] log_density is -inf for all {n} samples: the flow does not overlap with it")
+        raise wrong(ConfigError, where, argument,
+                    f"log_density is -inf for all {n} samples: the flow does not overlap with it")
     log_weights = target - log_prob
     found = ImportanceSamples(x, log_weights, pareto_k(log_weights))
     if not found.ok:
-        warnings.warn(
+        warn(
             f"[{where}] the weights have too heavy a tail: Pareto k is {found.pareto_k:.2f}, and means are reliable "
             f"up to {found.limit:.2f}. A few samples decide them (effective sample size {found.ess:.0f}): the flow is "
-            "too narrow somewhere. Train it on more samples of the target, or draw more", DataWarning, stacklevel=3)
+            "too narrow somewhere. Train it on more samples of the target, or draw more")
     return found
 
 
@@ -111,16 +127,14 @@ def pareto_k(log_weights: NDArray[np.float64]) -> float:
     """
     weights = np.sort(_relative(log_weights))
     positive = weights[weights > 0]
-    if len(positive) >= LEAST_TAIL and positive[-1] - positive[0] < 1e-12 * positive[-1]:
-        return -math.inf
     count = math.ceil(min(len(positive) / 5, 3 * math.sqrt(len(positive))))
     if count < LEAST_TAIL:
         return math.inf
     tail = positive[-count:] - positive[-count - 1]
-    tail = tail[tail > 0]
-    count = len(tail)
-    if count < LEAST_TAIL:  # the largest are equal
+    count = int((tail > 0).sum())
+    if tail[-1] < 1e-12 or count < LEAST_TAIL:  # the largest are equal
         return -math.inf
+    tail = tail[-count:]
     grid = 30 + int(math.sqrt(count))
     quartile = tail[int(count / 4 + 0.5) - 1]
     theta = 1 / tail[-1] + (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile)

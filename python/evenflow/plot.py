@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from evenflow.density import Density, check, check_flow
 from evenflow.errors import ConfigError, IoError, ShapeError, wrong
 
 
-def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
-    """Puts images side by side.
+def grid(images: Any, columns: int | None = None, scale: int | None = None) -> np.ndarray:
+    """Puts images side by side, a black pixel apart.
 
     Parameters
     ----------
@@ -26,34 +27,37 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
         Images in a row. None: about as many as rows.
     scale : int, optional
         Enlargement. None: small images become about 32 pixels high.
-    gap : int
-        Black pixels between two images.
 
     Returns
     -------
     ndarray of uint8, (h, w, C)
         The picture.
+
+    See Also
+    --------
+    save_grid : Writes it to a file.
+
+    Examples
+    --------
+    >>> ef.plot.grid(ef.data.load("digits").test[:6], columns=3, scale=1).shape
+    (17, 26, 1)
     """
-    images = arrays.as_array("grid", images)
+    where, images = "grid", arrays.as_array("grid", images, "images")
     if images.dtype != np.uint8:
-        raise TypeError(f"[grid] expected uint8 images, got dtype {images.dtype}")
+        raise wrong(TypeError, where, "images", f"expected uint8 images, got dtype {images.dtype}")
     if images.ndim != 4 or 0 in images.shape:
-        raise ShapeError(f"[grid] expected (N, H, W, C), got {images.shape}")
+        raise wrong(ShapeError, where, "images", f"expected (N, H, W, C), got {images.shape}")
     n, h, w, c = images.shape
     if columns is None:  # without holes, if that is not far from a square
         side = math.ceil(math.sqrt(n))
         columns = next((c for c in range(side, 2 * side) if n % c == 0), side)
-    else:
-        columns = checks.whole("grid", "columns", columns, low=1)
-    columns = min(n, columns)
-    scale = max(1, 32 // max(h, w)) if scale is None else checks.whole("grid", "scale", scale, low=1)
-    gap = checks.whole("grid", "gap", gap, low=0)
-    rows = -(-n // columns)
-    canvas = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, c), np.uint8)
+    columns = min(n, checks.whole(where, "columns", columns, low=1))
+    scale = max(1, 32 // max(h, w)) if scale is None else checks.whole(where, "scale", scale, low=1)
+    canvas = np.zeros((-(-n // columns) * (h + 1), columns * (w + 1), c), np.uint8)
     for i, image in enumerate(images):
-        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        y, x = i // columns * (h + 1), i % columns * (w + 1)
         canvas[y:y + h, x:x + w] = image
-    return canvas.repeat(scale, 0).repeat(scale, 1)
+    return canvas[:-1, :-1].repeat(scale, 0).repeat(scale, 1)
 
 
 def writer(channels: int) -> Any:
@@ -81,70 +85,72 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
     ------
     IoError, MissingExtra
         The file can't be written, or Pillow is missing.
+
+    See Also
+    --------
+    evenflow.Flow.to_uint8 : Samples as pixels.
+
+    Examples
+    --------
+    >>> ef.plot.save_grid(ef.data.load("digits").test[:16], "digits.png")
     """
-    path, canvas = checks.file_name("save_grid", path), grid(images, columns, scale)
+    canvas = grid(images, columns, scale)
     Image = writer(canvas.shape[2])
-    try:
-        Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save(path)
-    except (OSError, ValueError) as error:
-        raise IoError(f"[save_grid] expected to write {path}, got: {error}") from error
+    _write("save_grid", Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save, path)
 
 
 def learning_curve(history: Any, path: str | os.PathLike[str] | None = None) -> Any:
-    """Training and validation loss by epoch: the figure, written to a path if there is one.
+    """Training and validation loss by step, by matplotlib; `history.plot()` is the short way to it.
 
-    history: of `Flow.fit`, at least one epoch; a list of records or another iterable, or a data frame of pandas.
-    IoError; TypeError; ConfigError for an empty history, or another one; MissingExtra without matplotlib.
+    Parameters
+    ----------
+    history : History
+        Of `Flow.fit`, or a list of its records, as a run's log has them; at least one.
+    path : path, optional
+        A picture to write, too.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A notebook shows it.
+
+    Raises
+    ------
+    ConfigError, IoError, MissingExtra
+        There is no record, the file can't be written, or matplotlib is missing.
+
+    See Also
+    --------
+    evenflow.training.history.History.plot : The same.
     """
-    path = None if path is None else checks.file_name("learning_curve", path)
-    if hasattr(history, "to_dict") and hasattr(history, "iloc"):
-        # What an epoch does not have, its row has as NaN.
-        history = [{name: value for name, value in row.items() if value == value}
-                   for row in history.to_dict("records")]
-    try:
-        history = list(history)  # which is gone through more than once
-    except TypeError:
-        raise TypeError("[learning_curve] expected the history of Flow.fit, "
-                        f"got {type(history).__name__}") from None
-    if not history:
-        raise ConfigError("[learning_curve] expected at least one epoch, got none")
-    for record in history:
-        if not isinstance(record, dict) or "step" not in record:
-            raise ConfigError(f"[learning_curve] expected records of Flow.fit, with their step, got {record!r}")
-    Figure = need("learning_curve", "matplotlib.figure", "matplotlib", "cli").Figure
+    where = "learning_curve"
+    if not isinstance(history, list) or not history or not all("step" in record for record in history):
+        raise wrong(ConfigError, where, "history", "expected the history of Flow.fit, with at least one epoch")
     bits = any("bits_per_dim" in record for record in history)
     key, unit = ("bits_per_dim", "bits/dim") if bits else ("loss", "nats")
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel=unit)
+    figure, axes = _axes(where, xlabel="step", ylabel=unit)
     for name, label in ((key, "training"), (f"valid_{key}", "validation")):
         points = [(r["step"], r[name]) for r in history if r.get(name) is not None]
         if points:
             axes.plot(*zip(*points), label=label, marker="." if len(points) < 30 else None)
     if axes.lines:  # a legend of nothing is a warning; of no epoch a loss is known if all its steps failed
         axes.legend()
-    if path is not None:
-        _save("learning_curve", figure, path)
+    _write(where, figure.savefig, path)
     return figure
 
 
-def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
-    """Sorted scales (D,) of `NICE.spectrum` as bars, logarithmic.
+def spectrum(sigma: Any, path: str | os.PathLike[str] | None = None) -> Any:
+    """Sorted scales (D,) of `NICE.spectrum` as bars, logarithmic: the figure, written to a path if there is one.
 
-    TypeError, ShapeError for other arrays, NumericError, ConfigError for values that are no scales; IoError;
-    MissingExtra without matplotlib.
+    How fast they fall shows how many dimensions the data really have.
     """
-    path = checks.file_name("spectrum", path)
     sigma = arrays.as_numbers("spectrum", "sigma", sigma)
-    if sigma.ndim != 1 or len(sigma) == 0:
-        raise ShapeError(f"[spectrum] expected sigma as (D,), got {sigma.shape}")
-    sigma = arrays.to_floats("spectrum", sigma, np.dtype(np.float64))
-    if (sigma <= 0).any():  # zero has no place on a logarithmic axis
-        raise ConfigError(f"[spectrum] expected sigma > 0, got {sigma.min():g}")
-    Figure = need("spectrum", "matplotlib.figure", "matplotlib", "cli").Figure
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
+    if sigma.ndim != 1 or not (sigma > 0).all():  # zero has no place on a logarithmic axis
+        raise wrong(ShapeError, "spectrum", "sigma", f"expected sigma as (D,) > 0, got {sigma.shape}")
+    figure, axes = _axes("spectrum", xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
     axes.bar(np.arange(len(sigma)), sigma, width=1.0)
-    _save("spectrum", figure, path)
+    _write("spectrum", figure.savefig, path)
+    return figure
 
 
 def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | None = None, *,
@@ -177,6 +183,17 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
         The flow is of images, or an argument does not fit it.
     MissingExtra
         matplotlib is not installed.
+
+    See Also
+    --------
+    evenflow.Flow.sample : Samples alone.
+
+    Examples
+    --------
+    >>> x, _ = ef.data.two_moons(1000, seed=0)
+    >>> flow = ef.CouplingFlow(2)
+    >>> history = flow.fit(x, epochs=2, verbose=False)
+    >>> figure = ef.plot.marginals(flow, x, "marginals.png")
     """
     where = "marginals"
     if check_flow(where, flow).is_image:
@@ -193,21 +210,27 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
         ends = np.quantile(sets[0][1][:, [column, row]], [0.001, 0.999], axis=0)
         for name, x in sets:
             if row == column:
-                bins: Any = np.linspace(ends[0, 0], ends[1, 0], 41) if ends[0, 0] < ends[1, 0] else 41
-                axes.hist(x[:, row], bins, histtype="step", density=True, label=name)
+                axes.hist(x[:, row], 40, range=tuple(ends[:, 0]), histtype="step", density=True, label=name)
             else:
                 axes.plot(x[:, column], x[:, row], ".", markersize=1, alpha=0.5)
-                axes.set(xlim=ends[:, 0] if ends[0, 0] < ends[1, 0] else None,
-                         ylim=ends[:, 1] if ends[0, 1] < ends[1, 1] else None)
+                axes.set(xlim=ends[:, 0], ylim=ends[:, 1])
         axes.set(xlabel=names[column] if row == d - 1 else "", ylabel=names[row] if column == 0 < row else "")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right")
-    if path is not None:
-        _save(where, figure, checks.file_name(where, path))
+    _write(where, figure.savefig, path)
     return figure
 
 
-def _save(where: str, figure: Any, path: str) -> None:
+def _axes(where: str, **labels: str) -> tuple[Any, Any]:
+    figure = need(where, "matplotlib.figure", "matplotlib", "cli").Figure(figsize=(6, 4), layout="constrained")
+    return figure, figure.add_subplot(**labels)
+
+
+def _write(where: str, save: Callable[[str], Any], path: Any) -> None:
+    """Saves a picture, if there is a path. IoError."""
+    if path is None:
+        return
+    path = checks.file_name(where, path)
     try:
-        figure.savefig(path)
+        save(path)
     except (OSError, ValueError) as error:
-        raise IoError(f"[{where}] expected to write {path}, got: {error}") from error
+        raise wrong(IoError, where, "path", f"expected to write {path}, got: {error}") from error

@@ -11,7 +11,7 @@ import numpy as np
 from evenflow._border import arrays
 from evenflow._border.batch import Batch
 from evenflow.density import Density, check_flow, for_flow, limits_of
-from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.errors import ConfigError, NumericError, ShapeError, wrong
 from evenflow.training.feed import as_taken
 from evenflow._border.files import blocks, check_any, write_rows
 from evenflow.distributed.ranks import Ranks
@@ -49,7 +49,7 @@ def p_values(log_prob: Any, reference: Any, reference_weight: Any = None) -> tup
     Raises
     ------
     ShapeError, NumericError, ConfigError
-        A shape is wrong or the reference is empty, a value is NaN, a weight is negative or all are zero.
+        A shape is wrong or an array is empty, a value is NaN, a weight is negative or all are zero.
 
     See Also
     --------
@@ -57,11 +57,12 @@ def p_values(log_prob: Any, reference: Any, reference_weight: Any = None) -> tup
 
     Examples
     --------
+    >>> from evenflow.score import p_values
     >>> x, _ = ef.data.two_moons(1000, seed=0)
     >>> flow = ef.CouplingFlow(2)
     >>> flow.init(x)
     >>> conformal, typicality = p_values(flow.log_prob([[0.5, 0.5], [9.0, 9.0]]), flow.log_prob(x))
-    >>> bool(conformal[1] < 0.01)
+    >>> bool(conformal[1] < 0.01)  # so far off is less than one row of a hundred
     True
     """
     return _p_values(_scores("log_prob", log_prob), *_reference(reference, reference_weight))
@@ -101,22 +102,26 @@ def score_rows(flow: Density, rows: Any, out: str | os.PathLike[str], reference:
     dict
         n, mean, min and max of log_prob in nats, and weighted: whether the mean is over weighted rows.
     """
-    check_flow("score", flow)
-    n, low, high, mean = 0, np.inf, -np.inf, _Mean()
+    n, low, high, total, count, weighted = 0, np.inf, -np.inf, 0.0, 0.0, set()
     known = None if reference is None else _reference(reference, reference_weight)
     with write_rows("score", out, NAMES if known is not None else NAMES[:1]) as write:
         for scores, weight in log_probs(flow, rows, seed):
             write(scores if known is None else np.stack([scores, *_p_values(scores, *known)], axis=1))
-            mean.add(scores, check_weights("score", weight, len(scores), first=n))
+            weights = check_weights("score", weight, len(scores), first=n)
+            counts = np.ones(len(scores)) if weights is None else weights
             n, low, high = n + len(scores), min(low, float(scores.min())), max(high, float(scores.max()))
+            total, count = total + float(counts @ scores), count + float(counts.sum())
+            weighted.add(weights is not None)
         check_any("score", n)
-        result = {"n": n, "mean": mean.value, "min": low, "max": high, "weighted": bool(mean.weighted)}
-    return result
+        if len(weighted) > 1 or count == 0:
+            raise wrong(ConfigError, "score", "rows", "expected weights of all rows or of none, and not zeros alone")
+    return {"n": n, "mean": total / count, "min": low, "max": high, "weighted": True in weighted}
 
 
 def log_probs(flow: Density, rows: Any, seed: int = 0) -> Iterator[tuple[np.ndarray, Any]]:
-    """log_prob of consecutive rows, or of an array, piece by piece, and what they count for; the same numbers as in one
-    piece.
+    """log_prob of consecutive rows, or of an array, piece by piece, and the weights of these rows or None.
+
+    The numbers are the same as in one piece.
     """
     check_flow("score", flow)
     n = 0
@@ -148,31 +153,6 @@ def log_prob_on_ranks(flow: Density, data: Batch, ranks: Ranks) -> np.ndarray:
     return np.concatenate([part for rank in ranks.collect(ranks.try_on_all(scores)) for part in rank])
 
 
-class _Mean:
-    """Of scores that come piece by piece, by their weights if they have any."""
-
-    def __init__(self) -> None:
-        self.weighted: bool | None = None
-        self._total, self._count, self._largest = 0.0, 0.0, 0.0
-
-    def add(self, scores: np.ndarray, weights: np.ndarray | None) -> None:
-        if self.weighted not in (None, weights is not None):
-            raise ConfigError("[score] expected weights of all rows or of none, got those of some")
-        self.weighted = weights is not None
-        counts = np.ones(len(scores)) if weights is None else weights
-        largest = max(self._largest, float(counts.max(initial=0.0)))
-        if largest > 0:  # over the largest, so that sums are in range
-            before, self._largest = self._largest / largest, largest
-            self._total = self._total * before + float((counts / largest * scores).sum())
-            self._count = self._count * before + float((counts / largest).sum())
-
-    @property
-    def value(self) -> float:
-        if self._count == 0:
-            raise ConfigError("[score] expected a sample_weight > 0, got zeros alone")
-        return self._total / self._count
-
-
 def _reference(scores: Any, weight: Any) -> tuple[np.ndarray, np.ndarray]:
     """`ranked`, the largest weight being 1."""
     checked = _scores("reference", scores)
@@ -190,8 +170,7 @@ def _p_values(scores: np.ndarray, ascending: np.ndarray, sums: np.ndarray) -> tu
 def _scores(name: str, values: Any) -> np.ndarray:
     scores = arrays.as_numbers("p_values", name, values).astype(np.float64)
     if scores.ndim != 1 or len(scores) == 0:
-        raise ShapeError(f"[p_values] expected {name} as (N,), got {scores.shape}")
-    if np.isnan(scores).any():
-        raise NumericError(f"[p_values] expected numbers in {name}, "
-                           f"got nan at {int(np.flatnonzero(np.isnan(scores))[0])}")
+        raise wrong(ShapeError, "p_values", name, f"expected {name} as (N,), got {scores.shape}")
+    for row in np.flatnonzero(np.isnan(scores))[:1]:
+        raise wrong(NumericError, "p_values", name, f"expected numbers in {name}, got nan at {row}", row=int(row))
     return scores

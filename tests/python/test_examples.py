@@ -13,15 +13,18 @@ NAMES = ["evenflow.CouplingFlow", "evenflow.Glow", "evenflow.RealNVP", "evenflow
                                                 "log_prob_and_grad", "train_step", "save", "verify", "importance")),
          "evenflow.Adam", "evenflow.score.p_values", "evenflow.verify.Report",
          *(f"evenflow.latent.{name}" for name in ("reconstruct", "interpolate", "attribute")),
-         "evenflow.inpaint.inpaint", "evenflow.sklearn.FlowDensity", "evenflow.torch.FlowModule"]
+         "evenflow.inpaint.inpaint", "evenflow.importance.ImportanceSamples",
+         "evenflow.plot.grid", "evenflow.plot.save_grid", "evenflow.plot.marginals", "evenflow.sklearn.FlowDensity", "evenflow.torch.FlowModule"]
+
+NEEDED = {"evenflow.torch": ["torch"], "evenflow.sklearn": ["sklearn"], "evenflow.plot": ["PIL", "matplotlib"]}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module, _, path = name.partition(".Flow.") if ".Flow." in name else name.rpartition(".")
-    if module in ("evenflow.torch", "evenflow.sklearn"):
-        pytest.importorskip(module.rpartition(".")[2])
+    for package in NEEDED.get(module, ()):
+        pytest.importorskip(package)
     found = importlib.import_module(module)
     for part in name.removeprefix(f"{module}.").split("."):
         found = getattr(found, part)
