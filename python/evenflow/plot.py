@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 import os
 from collections.abc import Callable
@@ -198,13 +200,12 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
     where = "marginals"
     if check_flow(where, flow).is_image:
         raise wrong(ConfigError, where, "flow", "expected a flow of a table, got one of images")
-    Figure = need(where, "matplotlib.figure", "matplotlib", "cli").Figure
+    d, names = flow.dims, flow.columns or [f"x{i}" for i in range(flow.dims)]
+    figure = _figure(where, 2 * d + 1, 2 * d + 1)
     n, seed = checks.whole(where, "n", n, low=1), checks.whole(where, "seed", seed, low=0)
     batch = check(flow, where, data, label, context, least=1)
     batch = batch[np.sort(np.random.default_rng(seed).permutation(len(batch))[:n])]
     sets = (("data", np.asarray(batch.x)), ("samples", flow.sample(len(batch), seed=seed, **batch.conditions)))
-    d, names = flow.dims, flow.columns or [f"x{i}" for i in range(flow.dims)]
-    figure = Figure(figsize=(2 * d + 1, 2 * d + 1), layout="constrained")
     for row, column in zip(*np.tril_indices(d)):
         axes = figure.add_subplot(d, d, row * d + column + 1)
         ends = np.quantile(sets[0][1][:, [column, row]], [0.001, 0.999], axis=0)
@@ -221,8 +222,21 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
 
 
 def _axes(where: str, **labels: str) -> tuple[Any, Any]:
-    figure = need(where, "matplotlib.figure", "matplotlib", "cli").Figure(figsize=(6, 4), layout="constrained")
+    figure = _figure(where, 6, 4)
     return figure, figure.add_subplot(**labels)
+
+
+def _figure(where: str, width: float, height: float) -> Any:
+    """An empty figure, which a notebook shows even where matplotlib's own integration is not loaded."""
+    figure = need(where, "matplotlib.figure", "matplotlib", "cli").Figure((width, height), layout="constrained")
+    figure._repr_png_ = functools.partial(_png, figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _write(where: str, save: Callable[[str], Any], path: Any) -> None:

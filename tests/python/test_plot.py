@@ -1,5 +1,6 @@
 """Pictures: what can't be drawn, or has no place, is a typed error; test_cli.py and test_commands.py draw them."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -48,6 +49,7 @@ def test_marginals(tmp_path, table_model, table):
     pytest.importorskip("matplotlib")
     figure = ef.plot.marginals(table_model, table, tmp_path / "m.png", n=50)
     assert len(figure.axes) == 6 and (tmp_path / "m.png").stat().st_size > 1000
+    assert pickle.loads(pickle.dumps(figure))._repr_png_().startswith(b"\x89PNG")  # a notebook asks for it
     with pytest.raises(ef.ShapeError) as told:
         ef.plot.marginals(table_model, table[:, :2])
     assert told.value.argument == "x"
