@@ -933,7 +933,7 @@ def floats(flow: Density, where: str, x: Any, seed: int | None = None, first: in
     NumericError names the first value that is not finite. Other arrays than data have another name, perhaps a dtype.
     """
     x = x[:] if isinstance(x, Rows) else x
-    if x.dtype == np.uint8:
+    if flow._is_image and x.dtype == np.uint8:
         levels = _empty(flow, x, flow._shape)
         x = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
         flow._core.dequantize(x, flow._bits, seed, first, levels)
@@ -1148,8 +1148,8 @@ def _place(flow: Density, where: str, name: str, place: Any, n: int) -> Any:
 
 def _empty(flow: Density, like: Taken, shape: tuple[int, ...] = (), dtype: np.dtype | None = None) -> Any:
     """For results (N, *shape) of the model's dtype, on the device of `like` (N, ...)."""
-    device = like.device if isinstance(like, DeviceArray) else "cpu"
-    return arrays.empty(device, (len(like), *shape), dtype or flow._dtype)
+    shape, dtype = (len(like), *shape), dtype or flow._dtype
+    return _core.empty(like.device, shape, dtype) if isinstance(like, DeviceArray) else np.empty(shape, dtype)
 
 
 def _pieces(flow: Density, where: str, batch: Batch, seed: int | None = None, first: int = 0,

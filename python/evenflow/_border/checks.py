@@ -29,7 +29,7 @@ def whole(where: str, name: str, value: Any, low: int | None = None, high: int =
     if low is not None and value < low or value > high:
         wanted = f"<= {high}" if value > high else f">= {low}"
         raise wrong(ConfigError, where, name, f"expected {name} {wanted}, got {value}")
-    return int(value)
+    return value  # type: ignore[no-any-return]
 
 
 def number(where: str, name: str, value: Any, low: float, high: float = math.inf) -> float:
