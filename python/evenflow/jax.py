@@ -72,7 +72,7 @@ def functions(flow: Density) -> Functions:
         raise wrong(ConfigError, "jax.functions", "flow", "a flow with classes has no functions of JAX")
     if jax.dtypes.canonicalize_dtype(flow.dtype) != flow.dtype:
         raise wrong(ConfigError, "jax.functions", "flow", "the flow is of float64, which JAX needs jax_enable_x64 for")
-    from jax.experimental.buffer_callback import buffer_callback
+    buffer_callback = need("jax.functions", "jax.experimental.buffer_callback", "jax", "jax").buffer_callback
     flow, lock = copy.deepcopy(flow), threading.Lock()  # backward passes add to the parameters' gradients
 
     shape, latent, given = flow.shape, (flow.dims,), [(flow.context,)] if flow.context else []

@@ -69,6 +69,7 @@ class Source(Columns):
     context: list[str] | None = said(None, "tables: columns that the density of the others is given")
     weight: str | None = said(None, "tables: column of what rows count for")
     size: int | None = said(None, "folder of images: resize to N x N")
+    channels: int | None = said(None, "folder of images: 1 grey, 3 RGB, 2 and 4 these with alpha; default: as they are")
     background: str | None = said(None, "folder of images: colour behind transparent pixels; default: white")
     crop: int | None = said(None, "folder of images: a square of N x N out of the middle, before")
     pad: int | None = said(None, "images: in the middle of a black square of N x N")

@@ -26,6 +26,8 @@ class History(list[dict[str, Any]]):
             kept = min(best, key=lambda r: r["valid_loss"])
             held = (f"; trained on {self.rows:,} rows and validated on {self.valid_rows:,}, best in epoch "
                     f"{kept['epoch']} with valid_loss {kept['valid_loss']:.4f}")
+        elif self.valid_rows:
+            held = f"; trained on {self.rows:,} rows and not validated, for want of a whole epoch"
         count = "1 epoch" if len(self) == 1 else f"{len(self)} epochs"
         return f"History: {count}, {last['step']} steps{held}; last epoch: {told} nats"
 
