@@ -167,14 +167,3 @@ def test_pictures_with_alpha(tmp_path, channels, mode):
     assert main(["sample", str(tmp_path / "run"), "--n", "2", "--out", str(tmp_path / "s")]) == 0
     with pytest.raises(ef.IoError):
         plot.save_grid(x[:1], tmp_path / "x.jpg")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", ["tiff", "webp", "png", "gif"])
-def test_few_bytes_of_many_pixels(tmp_path, ending):
-    """They are refused before they are decoded."""
-    side = 6000
-    options = {"compression": "tiff_deflate"} if ending == "tiff" else {}
-    image.new("RGB", (side, side)).save(tmp_path / f"a.{ending}", **options)
-    with pytest.raises(ef.IoError):
-        ef.data.load(tmp_path, size=8)
