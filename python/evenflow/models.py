@@ -419,8 +419,9 @@ def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu
     """
     run = place("load", device, threads)
     if isinstance(path, (str, os.PathLike)) and not os.path.isfile(name := checks.file_name("load", path)):
-        what = "a folder; the model of a run is its file model.safetensors" if os.path.isdir(name) else "none"
-        raise wrong(IoError, "load", "path", f"expected a file, but {name} is {what}")
+        what = (f"{name} is a folder; the model of a run is its file model.safetensors" if os.path.isdir(name)
+                else f"there is no file {name!r}")
+        raise wrong(IoError, "load", "path", what)
     with checkpoint.as_file(path) as file:
         flow = checkpoint.load_into(file, lambda config: build(config, **run))
     assert isinstance(flow, Flow)

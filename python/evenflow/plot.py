@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from evenflow._border import arrays, checks
 from evenflow._border.extras import need
-from evenflow.density import Density, check, check_flow
+from evenflow.density import Density, check, check_flow, floats
 from evenflow.errors import ConfigError, IoError, ShapeError, wrong
 
 
@@ -205,7 +205,7 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
     n, seed = checks.whole(where, "n", n, low=1), checks.whole(where, "seed", seed, low=0)
     batch = check(flow, where, data, label, context, least=1)
     batch = batch[np.sort(np.random.default_rng(seed).permutation(len(batch))[:n])]
-    sets = (("data", np.asarray(batch.x)), ("samples", flow.sample(len(batch), seed=seed, **batch.conditions)))
+    sets = (("data", floats(flow, where, batch.x)), ("samples", flow.sample(len(batch), seed=seed, **batch.conditions)))
     for row, column in zip(*np.tril_indices(d)):
         axes = figure.add_subplot(d, d, row * d + column + 1)
         ends = np.quantile(sets[0][1][:, [column, row]], [0.001, 0.999], axis=0)

@@ -199,12 +199,31 @@ def test_broken_npz(tmp_path, arrays):
         ef.data.load(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("name", ["test", "train", "train_context"])
+def test_a_value_that_is_not_finite_is_found_as_the_file_is_read(tmp_path, name):
+    parts = {part: rng.standard_normal((9, 2)) for part in ("train", "test", "train_context", "test_context")}
+    parts[name][7, 1] = np.nan
+    np.savez(tmp_path / "x.npz", **parts)
+    with raises(ef.IoError, row=7, column=1):
+        ef.data.load(tmp_path / "x.npz")
+
+
 # Large arrays
 
 @pytest.fixture
 def small_memory(monkeypatch):
     """Arrays of more than 100 bytes count as large."""
     monkeypatch.setattr("evenflow._border.rows.RESIDENT_BYTES", 100)
+
+
+def test_whole_numbers_in_a_large_file(tmp_path, small_memory):
+    x = rng.integers(-50, 50, (60, 3))
+    np.save(tmp_path / "x.npy", x)
+    outside = ef.data.load(tmp_path / "x.npy").train
+    assert isinstance(outside, np.memmap) and outside.dtype == np.int64
+    flow = ef.CouplingFlow(3)
+    flow.fit(outside, steps=3, batch_size=20)
+    assert np.array_equal(flow.log_prob(outside), flow.log_prob(x))
 
 
 def test_large_arrays_stay_in_their_files(tmp_path, small_memory):

@@ -40,7 +40,7 @@ def colour(tmp_path):
 
 def test_pictures_of_a_class_in_subfolders(tmp_path):
     write(tmp_path / "cat" / "1.png")
-    write(tmp_path / "bird" / "2023" / "may" / "1.png")
+    write(tmp_path / "bird" / "2023" / "may" / "the" / "4th" / "1.png")
     with pytest.raises(ef.IoError):
         ef.data.load(tmp_path)
     (tmp_path / "bird" / "2023").rename(tmp_path / "bird" / ".2023")

@@ -241,6 +241,12 @@ def test_names_that_are_no_text(tmp_path, table_file, capfd):
         ef.load(os.path.join(out, "nowhere"))
 
 
+def test_a_training_that_fails_removes_only_the_folders_that_it_made(tmp_path):
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    assert main(["train", "two-moons", "--lr", "-1", "--out", str(tmp_path / "mine" / "empty" / "a" / "run")]) == 2
+    assert os.listdir(tmp_path / "mine") == ["empty"] and not os.listdir(tmp_path / "mine" / "empty")
+
+
 def test_force_removes_the_old_run_and_nothing_else(tmp_path):
     out = tmp_path / "run"
     base = ["train", "digits", *SMALL, "--out", str(out)]

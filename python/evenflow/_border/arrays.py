@@ -118,12 +118,11 @@ def check_batch(where: str, x: Any, shape: tuple[int, ...], *, name: str = "x", 
     if type(x) is not np.ndarray or x.dtype.kind != "f":  # a call for one row should not wait for the rest
         x = _numbers(where, x, name)
         if x.dtype.kind != "f" and not (image and x.dtype == np.uint8):
-            if stays_outside(x):
-                raise _wrong(TypeError, where, name, f"expected floats from a file, got dtype {x.dtype}")
             if image and x.size and not 0 <= x.min() <= x.max() <= 255:
                 raise _wrong(ConfigError, where, name,
                              f"expected integer pixels in 0 ... 255, got {x.min()} ... {x.max()}")
-            x = x.astype(np.uint8 if image else np.float64)
+            if image or not stays_outside(x):  # of a file each row is converted as it is read
+                x = x.astype(np.uint8 if image else np.float64)
     _check_shape(where, x, shape, least, name)
     return x  # type: ignore[no-any-return]
 

@@ -292,11 +292,20 @@ def _samples(path: str, x: Any) -> Any:
     if x.dtype == np.uint8 and x.ndim in (3, 4):
         return x.reshape(*x.shape, 1) if x.ndim == 3 else x
     if x.dtype.kind in "iuf" and x.dtype != np.uint8 and x.ndim == 2:
-        return x if x.dtype.kind == "f" or stays_outside(x) else x.astype(np.float64)
+        if stays_outside(x):
+            return x
+        _require_finite(path, x)
+        return x if x.dtype.kind == "f" else x.astype(np.float64)
     hint = ("; evenflow.to_uint8(x, bits) makes levels of floats in 0 ... 2^bits, as evenflow samples them"
             if x.dtype.kind == "f" and x.ndim in (3, 4) else "")
     raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a table (N, D) of floats or of whole "
                   f"numbers other than uint8, got {x.dtype} {x.shape}{hint}")
+
+
+def _require_finite(path: str, x: np.ndarray, of: str = "") -> None:
+    flaws = Flaws(path, of)
+    flaws.add(range(x.shape[1]), ~np.isfinite(x), x.T)
+    flaws.refuse()
 
 
 def _labels(path: str, y: np.ndarray, n: int) -> NDArray[np.int32]:
@@ -311,7 +320,9 @@ def checked_context(path: str, c: np.ndarray, n: int) -> NDArray[np.float64]:
     """A file's context of n samples as (n, C) float64. IoError."""
     if c.dtype.kind not in "iuf" or c.ndim not in (1, 2) or len(c) != n or 0 in c.shape:
         raise IoError(f"[data] {path}: expected numbers ({n}, C) or ({n},) as context, got {c.dtype} {c.shape}")
-    return c.reshape(n, -1).astype(np.float64)
+    c = c.reshape(n, -1).astype(np.float64)
+    _require_finite(path, c, " of the context")
+    return c
 
 
 def _weight(path: str, w: np.ndarray, n: int) -> NDArray[np.float64]:

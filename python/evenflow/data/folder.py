@@ -151,7 +151,7 @@ def _found(path: str) -> list[tuple[str, ...]]:
 
     Without hidden ones, as programs and systems leave behind (.ipynb_checkpoints, ._a.png). IoError if there are none.
     """
-    root, levels = Path(path), ["/".join(["[!.]*"] * depth) for depth in range(1, 5)]
+    root, levels = Path(path), ["/".join(["[!.]*"] * depth) for depth in range(1, 9)]
     found = [file.relative_to(root).parts for level in levels for file in root.glob(level)
              if file.name.lower().endswith(SUFFIXES)]
     if not found:

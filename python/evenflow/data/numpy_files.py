@@ -49,8 +49,9 @@ def read_npy_folder(path: str) -> Dataset:
     """A folder of .npy files with the names of arrays in a .npz file, as unzipping one makes it. Large arrays stay in
     their files.
     """
-    return _named(path, {entry.name[:-4]: _array(entry.path) for entry in entries(path)
-                         if entry.name.lower().endswith(".npy")})
+    with reading(path, "folder of .npy files"):
+        return _named(path, {entry.name[:-4]: _array(entry.path) for entry in entries(path)
+                             if entry.name.lower().endswith(".npy")})
 
 
 def _named(path: str, arrays: Mapping[str, np.ndarray]) -> Dataset:

@@ -18,6 +18,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -148,15 +149,17 @@ class Run:
     def alone(self, ranks: Ranks) -> Iterator[None]:
         """No other process works on the run meanwhile: IoError while one does.
 
-        Makes the folder where there is none, with those above it, and removes what is empty in the end.
+        Makes the folder where there is none, with those above it, and removes of these what is empty in the end.
         """
+        made = [folder for folder in (Path(self.folder), *Path(self.folder).parents) if not folder.exists()]
         held = ranks.lead(self._lock)
         try:
             yield
         finally:
             if ranks.rank == 0:
                 with contextlib.suppress(OSError):
-                    os.removedirs(self.folder)
+                    for folder in made:
+                        os.rmdir(folder)
                 os.close(held)
 
     def _lock(self) -> int:

@@ -31,7 +31,10 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
         raise wrong(ConfigError, "fit", "checkpoint", "resume=True needs checkpoint=...")
     if callback is not None and not callable(callback):
         raise wrong(TypeError, "fit", "callback", f"expected a function of a record as callback, got {callback!r}")
-    bar = find_bar("fit", verbose) if ranks.rank == 0 else None
+    for name, length in (("epochs", epochs), ("steps", steps)):
+        if length is not None:
+            checks.whole("fit", name, length, low=0)
+    bar = ranks.try_on_all(lambda: find_bar("fit", verbose))
     goes_on = ranks.lead(lambda: path is not None and _goes_on(path, resume))
     seed = flow.config["seed"] if chosen.seed is None else chosen.seed
 
@@ -48,15 +51,19 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
             trainer.load(path)
         return trainer, length
 
+    def warn_of_table() -> None:
+        for text in check.found(trainer.data, flow.dtype, column_names(flow).get("x", ()), seed, bounds_of(flow),
+                                trainer.standardises):
+            warn(f"[fit] {text}")
+
     with undone_on_error(flow):
         if not flow.initialized:
             name_columns(flow, arrays.names_of(x), arrays.names_of(context))
         trainer, length = ranks.try_on_all(prepare)
-        if not flow.is_image and ranks.rank == 0:
-            for text in check.found(trainer.data, flow.dtype, column_names(flow).get("x", ()), seed, bounds_of(flow),
-                                    trainer.standardises):
-                warn(f"[fit] {text}")
+        if not flow.is_image:
+            ranks.lead(warn_of_table)
         trainer.begin(length, steps, path)
+    bar = bar if ranks.rank == 0 else None
     shown = Display(trainer.planned, bar)
     rows, valid_rows = len(trainer.data), 0 if trainer.valid is None else len(trainer.valid)
     if bar is not None:

@@ -290,7 +290,7 @@ class Trainer:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
         tensors, facts, progress = read(path)
         path = state_path(path)
-        for name in sorted({*facts, *self.facts}):
+        for name in sorted({*facts, *self.facts}, key=lambda name: (name == "data", name)):
             if facts.get(name) != self.facts.get(name):
                 raise wrong(ConfigError, "resume", name.removeprefix("model "), f"expected {name} = "
                             f"{facts.get(name)!r} as in {path}, got {self.facts.get(name)!r}")
