@@ -98,6 +98,8 @@ def importance(flow: Density, log_density: Callable[[Any], Any], n: int, *, labe
                context: Any = None, seed: int | None = None) -> ImportanceSamples:
     """See Flow.importance."""
     where, argument = "importance", "log_density"
+    if not callable(log_density):
+        raise wrong(TypeError, where, argument, f"expected a function of samples as log_density, got {log_density!r}")
     n = checks.whole(where, "n", n, low=LEAST)
     x, log_prob = flow.sample_and_log_prob(n, label=label, context=context, seed=seed)
     target = arrays.as_numbers(where, "log_density(x)", log_density(x.copy())).astype(np.float64)

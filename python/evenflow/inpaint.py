@@ -38,6 +38,8 @@ def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarr
     ndarray of bool, (H, W)
     """
     checks.choice("inpaint", "mask", mask, MASKS)
+    height, width, seed = (checks.whole("inpaint", name, value, low=least) for name, value, least in (
+        ("height", height, 1), ("width", width, 1), ("seed", seed, 0)))
     y, x = np.mgrid[:height, :width]
     if mask.startswith("random"):
         return np.random.default_rng(seed).random((height, width)) < int(mask.removeprefix("random")) / 100

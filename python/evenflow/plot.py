@@ -126,6 +126,8 @@ def learning_curve(history: Any, path: str | os.PathLike[str] | None = None) -> 
     evenflow.training.history.History.plot : The same.
     """
     where = "learning_curve"
+    if isinstance(history, list):  # or a whole log, with other events
+        history = [record for record in history if isinstance(record, dict) and record.get("event", "epoch") == "epoch"]
     if not isinstance(history, list) or not history or not all("step" in record for record in history):
         raise wrong(ConfigError, where, "history", "expected the history of Flow.fit, with at least one epoch")
     bits = any("bits_per_dim" in record for record in history)
@@ -204,8 +206,9 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
     figure = _figure(where, 2 * d + 1, 2 * d + 1)
     n, seed = checks.whole(where, "n", n, low=1), checks.whole(where, "seed", seed, low=0)
     batch = check(flow, where, data, label, context, least=1)
+    batch.x = floats(flow, where, batch.x)
     batch = batch[np.sort(np.random.default_rng(seed).permutation(len(batch))[:n])]
-    sets = (("data", floats(flow, where, batch.x)), ("samples", flow.sample(len(batch), seed=seed, **batch.conditions)))
+    sets = (("data", batch.x), ("samples", flow.sample(len(batch), seed=seed, **batch.conditions)))
     for row, column in zip(*np.tril_indices(d)):
         axes = figure.add_subplot(d, d, row * d + column + 1)
         ends = np.quantile(sets[0][1][:, [column, row]], [0.001, 0.999], axis=0)

@@ -342,10 +342,10 @@ def test_bad_input(runs, tmp_path, capsys, monkeypatch, arguments, word):
 def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("evenflow._border.files.ARRAY_VALUES", 2 * 100)
     x = np.zeros((1000, 2))
-    x[777, 1] = np.nan
+    x[777, 1] = 1e300
     np.save(tmp_path / "x.npy", x)
     (tmp_path / "s.npy").write_text("old")
     assert main(["score", str(runs / "table"), str(tmp_path / "x.npy"), "--out",
                  str(tmp_path / "s.npy")]) == 2
-    assert "got nan in row 777, column 'b'" in capsys.readouterr().err
+    assert "got 1e+300 in row 777, column 'b'" in capsys.readouterr().err
     assert (tmp_path / "s.npy").read_text() == "old" and len(list(tmp_path.iterdir())) == 2

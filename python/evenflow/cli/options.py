@@ -103,6 +103,11 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("epochs", "steps"):
         if name in values:
             checks.whole("train", name, values[name], low=0)
+    if "conditional" in values:
+        checks.flag("train", "conditional", values["conditional"])
+    for name in ("data", "model", "preset"):
+        if not isinstance(values.get(name, ""), str):
+            raise wrong(TypeError, "train", name, f"expected a name for {name}, got {values[name]!r}")
     if "bounds" in values:
         try:
             rows = {str(name): [end if end == "none" else float(end) for end in (low, high)]

@@ -180,12 +180,12 @@ def _model_settings(values: dict[str, Any], name: str, whole: Dataset) -> dict[s
 
 
 def _check_bounds(flow: Flow, loaded: Dataset) -> None:
-    """NumericError, by the column's name and the file's row, for data in memory on or outside of a bound: also for
-    those that are only tested on, before hours of training.
+    """NumericError, by the column's name and the file's row, for data in memory that the flow's dtype can't hold, or on
+    or outside of a bound: also for those that are only tested on, before hours of training.
     """
     for where, x in (("train", loaded.train), ("train, test", loaded.test)):
-        if limits_of(flow) is not None and isinstance(x, np.ndarray) and not stays_outside(x):
-            taken = arrays.to_floats(where, x, flow.dtype)
+        if isinstance(x, np.ndarray) and x.dtype != np.uint8 and not stays_outside(x):
+            taken = arrays.to_floats(where, x, flow.dtype, names=loaded.columns or None)
             require_inside(where, limits_of(flow), taken, names=loaded.columns)
 
 

@@ -36,14 +36,13 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
             checks.whole("fit", name, length, low=0)
     bar = ranks.try_on_all(lambda: find_bar("fit", verbose))
     goes_on = ranks.lead(lambda: path is not None and _goes_on(path, resume))
-    seed = flow.config["seed"] if chosen.seed is None else chosen.seed
+    known = ranks.try_on_all(lambda: read(path)[1]) if goes_on and path is not None else {}
+    seed = known.get("seed", flow.config["seed"]) if chosen.seed is None else chosen.seed
 
     def prepare() -> tuple[Trainer, int | None]:
         data = samples.checked(flow, "fit", x, label, context, sample_weight)
         train, validated = samples.parts(flow, "fit", data, valid, seed)
-        usual = dataclasses.replace(chosen, seed=seed)
-        if goes_on and path is not None:
-            usual = usual.over(read(path)[1])
+        usual = dataclasses.replace(chosen, seed=seed).over(known)
         whole, length = presets.resolved(usual, presets.TRAINING["image" if flow.is_image else "table"], len(train),
                                          epochs, steps, validated is not None)
         trainer = Trainer(flow, train, validated, whole, ranks)

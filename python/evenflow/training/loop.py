@@ -18,7 +18,7 @@ from evenflow._border import checks
 from evenflow._border.batch import Batch
 from evenflow._border.rows import stays_outside
 from evenflow.data.rows import data_mark, group_of, origin, shuffled
-from evenflow.density import Density, bounds_of, budget_of, core_of, initialize, values_a_row
+from evenflow.density import Density, budget_of, core_of, initialize, limits_of, values_a_row
 from evenflow.distributed.ranks import Ranks
 from evenflow.distributed.steps import Pieces
 from evenflow.errors import ConfigError, IoError, NumericError, wrong
@@ -63,7 +63,7 @@ class Trainer:
         self.seed: int = settings.seed or 0
         self.pieces = Pieces(flow, ranks, settings.accumulate, budget_of("fit", settings.activation_budget))
         self.feed = Feed(data, dtype=flow.dtype, batch_size=int(settings.batch_size), seed=self.seed,
-                         augment=settings.augment, bounds=bounds_of(flow), mine=self.pieces.rows)
+                         augment=settings.augment, bounds=limits_of(flow), mine=self.pieces.rows)
         self.pieces.check("fit", len(data), int(settings.batch_size))
         self.batches = self.feed.batches
         """Steps an epoch."""
@@ -185,6 +185,8 @@ class Trainer:
         except NumericError as error:
             p.skipped, p.failing = p.skipped + 1, p.failing + 1
             if mode == "raise":
+                if error.argument == "x":  # a value of the data, which no other rate mends
+                    raise
                 raise NumericError(f"{error}; try a lower lr than {state.optimizer.lr:g}, or clip") from error
             if p.failing > MOST_FAILURES:
                 raise NumericError(f"[fit] expected at most {MOST_FAILURES} failed steps one after the other, got one "
@@ -276,7 +278,7 @@ class Trainer:
         least = min(ROWS_A_COLUMN * self.flow.dims, WHITENED_VALUES // values) if whitened else 16
         rows = in_proportion(shuffled(self.data.x, self.seed)[:], self.data.weight,
                              self.settings.init_batch or max(least, INIT_VALUES // values))
-        x = as_taken("fit", self.data.x[rows], origin(self.data.x, rows), self.flow.dtype, bounds_of(self.flow))
+        x = as_taken("fit", self.data.x[rows], origin(self.data.x, rows), self.flow.dtype, limits_of(self.flow))
         initialize(self.flow, "fit", Batch(x, None, None if self.data.context is None else self.data.context[rows]))
 
     # Files
