@@ -1096,9 +1096,6 @@ def _sample(flow: Density, where: str, n: Any, label: Any, context: Any, seed: A
         part = batch if rows.stop == n and not rows.start else batch[rows]
         flow._core.sample(part.x, temperature, seed, part.given, first + rows.start, rows.start,
                           None if log_prob is None else log_prob[rows])
-    if isinstance(log_prob, np.ndarray) and _core.first_not_finite(log_prob) >= 0:
-        raise wrong(NumericError, where, None, "expected a finite density of each sample, got NaN or infinity: "
-                    "parameters are invalid, or too large")
     if isinstance(x, np.ndarray) and len(shape) == 2:
         return x.reshape(*shape, *flow._shape), None if log_prob is None else np.asarray(log_prob).reshape(shape)
     return x, log_prob

@@ -294,5 +294,19 @@ TEST_CASE("the C interface: densities with gradients, samples with densities, ro
                 "expected a context_dtype EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, got 3");
 }
 
+TEST_CASE("the C interface: the density of a sample that is not finite") {
+  CouplingFlowConfig config = table();
+  config.actnorm = true;
+  Trainable<double> wide = initialised<double>(config);
+  tensor(wide.arena, "actnorm0.logs").fill(1e308);  // samples of the mean alone
+  const Opened open(wide);
+  double x[5], density;
+  check_refused(
+      evenflow_sample_and_log_prob(open.model, open.context, EVENFLOW_FLOAT64, 1, nullptr, x, &density),
+      "[sample_and_log_prob] expected a finite density of each sample, got log-determinant",
+      EVENFLOW_NUMERIC_ERROR);
+  CHECK(evenflow_sample(open.model, open.context, EVENFLOW_FLOAT64, 1, nullptr, x) == EVENFLOW_OK);
+}
+
 }  // namespace
 }  // namespace evenflow::test

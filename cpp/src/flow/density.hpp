@@ -129,7 +129,7 @@ template <class T>
 void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature,
                      uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) const {
   const Chain<T>& chain = *chain_;
-  const char* call = "sample";
+  const char* call = log_prob ? "sample_and_log_prob" : "sample";
   const Call<T> checked(ctx, chain, call, arena, x.shape, given);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
@@ -138,22 +138,22 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   double* logdet = scope.take<double>(n);
   draw_latents(ctx, chain, call, first, temperature, seed, n, z);
   const Params<T>& params = checked.params;
-  double* bad_values = scope.take<double>(1);
   run_inverse(ctx, chain, params, z, x, logdet);
-  ctx.kernels<T>().optim.count_not_finite(ctx, x, bad_values);
   if (log_prob) {
     ctx.kernels<T>().move.scale_doubles(ctx, n, -1, logdet, log_prob);
     ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, log_prob);
   }
-  if (*host.read(bad_values, 1) == 0) return;
+  if (all_finite<T>(ctx, log_prob ? n : 0, log_prob, x)) return;
   const T* values = dense_on_host<T>(ctx, scope, host, x);
   int64_t bad = 0;
   for (int64_t i = 0; i < n; ++i) {
     const T* row = values + i * chain.dims();
     bad += !std::all_of(row, row + chain.dims(), [](T v) { return std::isfinite(v); });
   }
-  fail<NumericError>(call, "expected finite samples, got ", bad, " of ", n, " that are not, first ",
-                     not_finite_inverse(ctx, chain, params, z, n), "; try a lower temperature");
+  const std::string found = not_finite_inverse(ctx, chain, params, z, n);
+  if (bad == 0) fail<NumericError>(call, "expected a finite density of each sample, got ", found);
+  fail<NumericError>(call, "expected finite samples, got ", bad, " of ", n, " that are not, first ", found,
+                     "; try a lower temperature");
 }
 
 template <class T>
