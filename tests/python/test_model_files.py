@@ -24,7 +24,7 @@ def test_broken_model_files(tmp_path, table_model, damage):
     path = tmp_path / "m.safetensors"
     table_model.save(path)
     # As another program writes it: without the checksum, that other checks are seen.
-    good = path.read_bytes().replace(b"evenflow.", b"somebody.")
+    good = path.read_bytes().replace(b'"evenflow"', b'"somebody"').replace(b"evenflow.", b"somebody.")
     bad = damage(good)
     assert bad != good
     path.write_bytes(bad)
@@ -36,7 +36,8 @@ def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
     path = tmp_path / "m.safetensors"
     table_model.save(path)
     good = path.read_bytes()
-    for bad in (good[:-2] + bytes([good[-2] ^ 1]) + good[-1:], good.replace(b"couplings", b"couplingz")):
+    flipped = good[:-2] + bytes([good[-2] ^ 1]) + good[-1:]
+    for bad in (flipped, flipped.replace(b"evenflow.crc32", b"evenflow.crc22"), good.replace(b"couplings", b"couplingz")):
         path.write_bytes(bad)
         with pytest.raises(ef.IoError):
             ef.load(path)

@@ -25,6 +25,7 @@ constexpr int64_t kMaxHeader = 100'000'000;
 constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max() - kMaxHeader - kPrefixBytes;
 constexpr size_t kMaxRank = 32;
 constexpr const char* kMetadataKey = "__metadata__";
+constexpr const char* kOurKeys = "evenflow";  // how the keys of metadata begin that we alone write
 constexpr const char* kChecksumKey = "evenflow.crc32";
 /// The checksum of the header's other entries, which the metadata hold, and so the other checksum covers.
 constexpr const char* kTensorsKey = "evenflow.tensors";
@@ -184,7 +185,14 @@ void check_coverage(const std::map<std::string, TensorView>& tensors, Bytes data
 }
 
 /// Removes the checksums from the metadata and, where there are some, compares them with the file's content.
+/// Only files of other programs may be without: a damaged key must not turn the check off.
 void check_sums(TensorViews& views, Bytes data, const Site& site) {
+  const auto ours = views.metadata.lower_bound(kOurKeys);
+  if (ours != views.metadata.end() && ours->first.rfind(kOurKeys, 0) == 0 &&
+      !views.metadata.count(kChecksumKey)) {
+    reject(site, "expected metadata '", kChecksumKey, "' beside ", json::shown(ours->first),
+           ", got none: the file is damaged");
+  }
   const auto compare = [&](const char* key, const char* what, const std::vector<Bytes>& bytes,
                            const auto& texts) {
     const auto stored = views.metadata.extract(key);
