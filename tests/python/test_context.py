@@ -1,5 +1,6 @@
 """Densities given numbers, p(x | c): the columns' context, against torch's own arithmetic, differences and truth."""
 
+import warnings
 
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_a_context_that_does_not_vary_is_ignored(known, dtype):
     by = np.empty((len(c), 3), dtype)
     flow.log_prob_and_grad(x, context=np.column_stack([c, np.full(len(c), -1e6)]), dcontext=by)
     assert np.abs(by[:, 2]).max() < 1e-20 < np.abs(by[:, :2]).max()
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_fit_tells_of_a_context_that_does_not_vary(known, constant):
+    x, c = known
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        plain_table(3, couplings=1, hidden=(4,), context=2).fit(x, context=c * [1, not constant], steps=0)
+    assert len(told) == constant
 
 
 def of_one_number(numbers, dtype):
