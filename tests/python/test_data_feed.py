@@ -84,8 +84,14 @@ def test_every_row_once_an_epoch(tmp_path, monkeypatch):
     assert not np.array_equal(epochs[0][0].batch.label, epochs[1][0].batch.label)
 
 
-def test_reading_ahead_changes_no_bit(pictures):
-    """From any place on, after a stop too."""
+@pytest.mark.parametrize("threads", [{"evenflow-feed_0", "MainThread"}, {"MainThread"}], ids=["thread", "none"])
+def test_reading_ahead_changes_no_bit(pictures, monkeypatch, threads):
+    """From any place on, after a stop too, and where the system refuses a thread."""
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    if len(threads) == 1:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
     labels = np.arange(40)
     ahead = feed(Outside(pictures), Augment.level(2), labels)
     for epoch, position in ((0, 0), (0, 1), (0, 5), (1, 0), (1, 1), (1, 0), (0, 4)):
@@ -95,7 +101,7 @@ def test_reading_ahead_changes_no_bit(pictures):
         assert np.array_equal(share.batch.x, ahead.augment(pictures[rows], 5, epoch, rows))
         if position == 5:
             ahead.close()
-    assert ahead.data.x.threads == {"evenflow-feed_0", "MainThread"}
+    assert ahead.data.x.threads == threads
     ahead.close()
     assert not any("evenflow-feed" in t.name for t in threading.enumerate())
 

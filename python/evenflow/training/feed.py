@@ -90,7 +90,10 @@ class Feed:
         taken = self._next[1].result() if self._next is not None else self._read(epoch, number)
         self._thread = self._thread or ThreadPoolExecutor(1, "evenflow-feed")
         after = (epoch, number + 1) if (number + 1) * self.window < self.batches else (epoch + 1, 0)
-        self._next = after, self._thread.submit(self._read, *after)
+        try:
+            self._next = after, self._thread.submit(self._read, *after)
+        except RuntimeError:  # the system refuses a thread: the window is made when it is needed
+            self.close()
         return taken
 
     def _read(self, epoch: int, number: int) -> Read:
