@@ -240,7 +240,7 @@ def test_a_callback_ends_a_training(tmp_path, table, real_nvp):
 
     path, flow, whole = tmp_path / "m.safetensors", real_nvp(), real_nvp()
     history = flow.fit(table, batch_size=50, epochs=9, callback=at(6), checkpoint=path)
-    assert [r["step"] for r in history] == [4, 6] and "valid_loss" not in history[1] and history[1]["loss"] > 0
+    assert [r["step"] for r in history] == [4, 6] and history[1]["loss"] > 0
     assert real_nvp().fit(table, batch_size=50, epochs=9, callback=stop)[-1]["step"] == 7
     again = ef.load(path)
     again.fit(table, batch_size=50, epochs=9, checkpoint=path, resume=True)
@@ -253,6 +253,18 @@ def test_an_epochs_callback_sees_what_is_kept(tmp_path, table, real_nvp):
     history = flow.fit(table, epochs=4, callback=lambda r: flow.save(path) if r["event"] == "epoch" else None)
     assert_same(ef.load(path), flow)
     assert history[-1]["valid_loss"] >= min(r["valid_loss"] for r in history)
+
+
+@pytest.mark.parametrize("steps, lr", [(2, 1e-3), (6, 1e-3), (6, 0.3)])  # the last ends worse than it was
+def test_the_end_is_validated_where_no_epoch_ends(table, real_nvp, steps, lr):
+    flow, seen = real_nvp(), []
+    history = flow.fit(table, valid=table[:50], batch_size=50, steps=steps, lr=lr,
+                       settings=ef.Settings(warmup=0, average=0.0, clip=1e9, on_nonfinite="skip"),
+                       callback=lambda r: seen.append(r) if r["event"] == "epoch" else None)
+    losses = [r["valid_loss"] for r in history]
+    assert history == seen and len(losses) == -(-steps // 4)
+    assert -flow.log_prob(table[:50]).mean() == pytest.approx(min(losses))
+    assert (losses[-1] == min(losses)) == (lr < 0.1) == ("a longer training may" in repr(history))
 
 
 def test_any_number_of_steps_has_a_loss(table, real_nvp):

@@ -6,10 +6,19 @@ import os
 from typing import Any
 
 
+CUT_SHORT = "the last epoch was the best, so a longer training may be better"
+
+
+def best_of(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """That of the epoch with the best validation loss, which is kept."""
+    known = [record for record in records if record.get("valid_loss") is not None]
+    return min(known, key=lambda record: record["valid_loss"], default=None)
+
+
 class History(list[dict[str, Any]]):
     """A list with one dict an epoch: epoch, step, loss [nats a sample], lr, seconds, ..., valid_loss.
 
-    An epoch that the training did not finish is the last one, without a valid_loss.
+    An epoch that the training did not finish is the last one.
     """
 
     def __init__(self, records: list[dict[str, Any]], rows: int = 0, valid_rows: int = 0):
@@ -19,17 +28,15 @@ class History(list[dict[str, Any]]):
     def __repr__(self) -> str:  # a notebook shows what a cell ends with, and a training has hundreds of epochs
         if not self:
             return "History: no step"
-        last, best = self[-1], [r for r in self if r.get("valid_loss") is not None]
+        last, best = self[-1], best_of(self)
         told = ", ".join(f"{name} {last[name]:.4f}" for name in ("loss", "valid_loss") if last.get(name) is not None)
-        held = ""
-        if best:
-            kept = min(best, key=lambda r: r["valid_loss"])
+        held = end = ""
+        if best is not None:
             held = (f"; trained on {self.rows:,} rows and validated on {self.valid_rows:,}, best in epoch "
-                    f"{kept['epoch']} with valid_loss {kept['valid_loss']:.4f}")
-        elif self.valid_rows:
-            held = f"; trained on {self.rows:,} rows and not validated, for want of a whole epoch"
+                    f"{best['epoch']} with valid_loss {best['valid_loss']:.4f}")
+            end = f"; {CUT_SHORT}" if best is last else ""
         count = "1 epoch" if len(self) == 1 else f"{len(self)} epochs"
-        return f"History: {count}, {last['step']} steps{held}; last epoch: {told} nats"
+        return f"History: {count}, {last['step']} steps{held}; last epoch: {told} nats a row{end}"
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draws the losses by epoch, with matplotlib.

@@ -83,6 +83,8 @@ class Trainer:
         self.saved_step = 0
         """Step of the last checkpoint."""
         self._waited = self._worked = 0.0
+        self._last: dict[str, Any] | None = None
+        """The record of an epoch in which the training ended."""
         self.standardises = not flow.initialized
         """Whether the flow is initialised by these data."""
         if self.standardises:  # after all that may be refused
@@ -97,7 +99,7 @@ class Trainer:
         data_wait: share of the steps' time in which they waited for data, in this process.
         """
         p = self.state.progress
-        return [*p.history, *([self._record()] if p.position else [])]
+        return [*p.history, *([self._last or self._record()] if p.position else [])]
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
@@ -147,6 +149,11 @@ class Trainer:
                         with contextlib.suppress(NumericError):  # of an update that overflowed: the next step fails
                             self.save(checkpoint)
                             saved = time.monotonic()
+                if p.position and not interrupt:
+                    self._last = self._record()
+                    self.state.last = self._better(self._last)  # but `best` stays, for a training that goes on
+                    with self.state.holding(self.state.kept()):
+                        _wants_to_stop(callback, dict(self._last))
                 if checkpoint is not None:
                     self.save(checkpoint)
                 interrupt, = self.ranks.any(interrupt or bool(interrupted))
@@ -236,22 +243,28 @@ class Trainer:
         p = self.state.progress
         self.ranks.same("fit", lambda: {"parameters": self._checksum()})
         record = self._record()
-        if self.valid is not None:
-            candidate = self.state.candidate()
-            value = self._validate(self.valid, candidate)  # which an interrupt may end, before anything changes
-            record.update(valid_loss=value, **self._bits("valid_", value))
-            if value is not None and (p.best_loss is None or value < p.best_loss):
-                p.best_loss, p.bad_epochs, p.flat_epochs, self.state.best = value, 0, 0, candidate
-            elif p.step > self.schedule.warmup:  # before, the rate is too small to judge by
-                p.bad_epochs += 1
-                p.flat_epochs += 1
-                if self.settings.schedule == "plateau" and p.flat_epochs >= self.settings.lr_patience:
-                    p.lr_scale, p.flat_epochs = p.lr_scale / 2, 0
-                p.stopped = self.settings.patience is not None and p.bad_epochs >= int(self.settings.patience)
+        better = self._better(record)  # which an interrupt may end, before anything changes
+        if better is not None:
+            p.best_loss, p.bad_epochs, p.flat_epochs, self.state.best = record["valid_loss"], 0, 0, better
+        elif self.valid is not None and p.step > self.schedule.warmup:  # before, the rate is too small to judge by
+            p.bad_epochs += 1
+            p.flat_epochs += 1
+            if self.settings.schedule == "plateau" and p.flat_epochs >= self.settings.lr_patience:
+                p.lr_scale, p.flat_epochs = p.lr_scale / 2, 0
+            p.stopped = self.settings.patience is not None and p.bad_epochs >= int(self.settings.patience)
         p.position, p.skipped, p.sums = 0, 0, {}
         self._waited = self._worked = 0.0
         p.history.append(record)
         return dict(record)
+
+    def _better(self, record: dict[str, Any]) -> np.ndarray | None:
+        """The values to keep, if they are the best on the validation data so far, whose loss the record then has."""
+        if self.valid is None:
+            return None
+        candidate, best = self.state.candidate(), self.state.progress.best_loss
+        value = self._validate(self.valid, candidate)
+        record.update(valid_loss=value, **self._bits("valid_", value))
+        return candidate if value is not None and (best is None or value < best) else None
 
     def _validate(self, valid: Batch, values: np.ndarray) -> float | None:
         """Mean negative log-likelihood of the validation data under some values of the flow."""

@@ -73,6 +73,8 @@ class State:
         self.progress = Progress()
         self.best: np.ndarray | None = None
         """Values of the epoch with the best validation loss."""
+        self.last: np.ndarray | None = None
+        """Better ones, of an epoch in which the training ended; files of the state do not have them."""
         self.snapshot: list[np.ndarray] = []
         """A copy of `arrays` before a step that went well."""
 
@@ -96,7 +98,8 @@ class State:
 
     def kept(self) -> np.ndarray:
         """The values that are kept if the training ends now."""
-        return self.candidate() if self.best is None else self.best
+        best = self.best if self.last is None else self.last
+        return self.candidate() if best is None else best
 
     @contextlib.contextmanager
     def holding(self, values: np.ndarray) -> Iterator[None]:
