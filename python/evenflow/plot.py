@@ -26,9 +26,9 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None) -> n
     images : array_like of uint8, (N, H, W, C)
         The images.
     columns : int, optional
-        Images in a row. None: about as many as rows.
+        Images in a row. None: as many as rows or more, with the fewest holes.
     scale : int, optional
-        Enlargement. None: small images become about 32 pixels high.
+        Enlargement. None: the largest for which the picture has up to 1,000 pixels a side.
 
     Returns
     -------
@@ -50,12 +50,12 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None) -> n
     if images.ndim != 4 or 0 in images.shape:
         raise wrong(ShapeError, where, "images", f"expected (N, H, W, C), got {images.shape}")
     n, h, w, c = images.shape
-    if columns is None:  # without holes, if that is not far from a square
+    if columns is None:
         side = math.ceil(math.sqrt(n))
-        columns = next((c for c in range(side, 2 * side) if n % c == 0), side)
+        columns = min(range(side, 2 * side), key=lambda number: -n % number)
     columns = min(n, checks.whole(where, "columns", columns, low=1))
-    scale = max(1, 32 // max(h, w)) if scale is None else checks.whole(where, "scale", scale, low=1)
     canvas = np.zeros((-(-n // columns) * (h + 1), columns * (w + 1), c), np.uint8)
+    scale = max(1, 1000 // max(canvas.shape)) if scale is None else checks.whole(where, "scale", scale, low=1)
     for i, image in enumerate(images):
         y, x = i // columns * (h + 1), i % columns * (w + 1)
         canvas[y:y + h, x:x + w] = image
@@ -131,8 +131,8 @@ def learning_curve(history: Any, path: str | os.PathLike[str] | None = None) -> 
     if not isinstance(history, list) or not history or not all("step" in record for record in history):
         raise wrong(ConfigError, where, "history", "expected the history of Flow.fit, with at least one epoch")
     bits = any("bits_per_dim" in record for record in history)
-    key, unit = ("bits_per_dim", "bits/dim") if bits else ("loss", "nats")
-    figure, axes = _axes(where, xlabel="step", ylabel=unit)
+    key, unit = ("bits_per_dim", "bits a dimension") if bits else ("loss", "nats a row")
+    figure, axes = _axes(where, xlabel="step", ylabel=f"loss, {unit}")
     for name, label in ((key, "training"), (f"valid_{key}", "validation")):
         points = [(r["step"], r[name]) for r in history if r.get(name) is not None]
         if points:
