@@ -180,7 +180,8 @@ class Flow(Density):
             Called with a dict after every step ("event": "step") and epoch ("epoch"; the flow then holds the values
             that are kept so far, and can be saved). The training ends where it returns True or raises StopIteration.
         verbose : bool, optional
-            Show a progress bar (tqdm). None: if tqdm is installed and the output is a terminal or a notebook.
+            Show the progress: a bar (tqdm) at a terminal or in a notebook, elsewhere lines on standard error. None: the
+            bar alone, so a script that writes to a file says nothing.
         settings : Settings, optional
             All other settings, and those above that are not given by name.
 
@@ -197,8 +198,6 @@ class Flow(Density):
             The data or the loss are not finite, as `on_nonfinite` of the settings says.
         IoError
             `checkpoint` can't be written, or what it holds is damaged.
-        MissingExtra
-            verbose=True without tqdm.
 
         See Also
         --------

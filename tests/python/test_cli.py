@@ -52,21 +52,22 @@ def test_train_and_eval(run, tmp_path, capsys):
     assert flow.config["bits"] == 4 and flow.config["steps"] == 1
     bits = flow.bits_per_dim(digits.test)
     result = answer(capsys, "eval", run)
-    for name in ("bits_per_dim", "nll_nats_error"):
+    for name in ("bits_per_dim", "log_likelihood_error"):
         assert result[name] == log[-1][name]
     assert result["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-12)
     error = bits.std(ddof=1) / np.sqrt(297)
     assert result["bits_per_dim_error"] == pytest.approx(error)
-    assert result["nll_nats_error"] == pytest.approx(64 * np.log(2) * error)
+    assert result["log_likelihood_error"] == pytest.approx(64 * np.log(2) * error)
     np.save(tmp_path / "x.npy", digits.test[:50])
     assert answer(capsys, "eval", run / "model.safetensors", tmp_path / "x.npy")["n"] == 50
     np.save(tmp_path / "x.npy", digits.test[:1])  # which tells nothing of the spread
     result = answer(capsys, "eval", run, tmp_path / "x.npy")
-    assert result["nll_nats_error"] is None
+    assert result["log_likelihood_error"] is None
     assert main(["eval", str(run), str(tmp_path / "x.npy")]) == 0
-    assert capsys.readouterr().out == f"{result['bits_per_dim']:.4f} bits/dim on 1 samples\n"
+    assert capsys.readouterr().out == (f"held-out bits a dimension: {result['bits_per_dim']:.4f} (lower is better), "
+                                       "over 1 images; uniform noise has 4\n")
     with pytest.importorskip("PIL.Image").open(run / "samples.png") as picture:
-        assert picture.size == (10 * 36 - 4, 10 * 36 - 4)
+        assert picture.size == (11 * 89, 11 * 89)
 
 
 def test_sample_info_verify(run, tmp_path, capsys):
@@ -90,12 +91,12 @@ def test_table(csv, tmp_path, capsys):
     result = answer(capsys, "train", csv, "--label", "kind", "--epochs", "2", "--hidden", "8", "8", "--couplings", "2",
                     "--seed", 2**63 - 1, "--out", out, "--quiet")
     assert result["n"] == 30 and "bits_per_dim" not in result
-    assert answer(capsys, "eval", out)["nll_nats"] == result["nll_nats"]
+    assert answer(capsys, "eval", out)["log_likelihood"] == result["log_likelihood"]
     whole = ef.data.load(csv, label="kind").split(0.1, 2**63 - 1)
     x, test = whole.train.astype(float), whole.test.astype(float)
     variance = x.var(axis=0)
-    gaussian = 0.5 * ((test - x.mean(axis=0))**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
-    assert result["baseline_nats"] == pytest.approx(gaussian.mean())
+    gaussian = -0.5 * ((test - x.mean(axis=0))**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
+    assert result["log_likelihood_baseline"] == pytest.approx(gaussian.mean())
     assert main(["train", str(csv), "--columns", "b", "a", "--epochs", "1", "--model", "nice",
                  "--hidden", "8", "--out", out, "--force", "--quiet"]) == 0
     assert ef.load(os.path.join(out, "model.safetensors")).shape == (2,)

@@ -92,9 +92,9 @@ def test_a_run_is_that_of_fit(folder, capsys):
     flow = ef.load(folder / "run" / "model.safetensors")
     assert flow.context == 3 and flow.initialized
     test = ef.data.load(folder / "t.csv", columns=DENSITY, context=CONTEXT).split(0.1, 0)
-    expected = -flow.log_prob(test.test, context=test.test_context).mean()
+    expected = flow.log_prob(test.test, context=test.test_context).mean()
     found = answer(capsys, "eval", str(folder / "run"))
-    assert found["n"] == 60 and abs(found["nll_nats"] - expected) < 1e-6
+    assert found["n"] == 60 and abs(found["log_likelihood"] - expected) < 1e-6
     assert answer(capsys, "verify", str(folder / "run"))["ok"]
 
 
@@ -103,7 +103,7 @@ def test_other_files_are_read_by_name(folder, tmp_path, capsys):
     bare = str(folder / "run" / "model.safetensors")
     flow = ef.load(bare)
     expected = flow.log_prob(X, context=C)
-    assert abs(answer(capsys, "eval", run, other)["nll_nats"] + expected.mean()) < 1e-6
+    assert abs(answer(capsys, "eval", run, other)["log_likelihood"] - expected.mean()) < 1e-6
     for model, chosen in ((run, []), (bare, ["--columns", *DENSITY, "--context", *CONTEXT])):
         scores = str(tmp_path / "s.npy")
         answer(capsys, "score", model, other, *chosen, "--out", scores)
@@ -156,7 +156,7 @@ def test_a_run_on_arrays(tmp_path, capsys):
     np.savez(tmp_path / "t.npz", x=X, context=C)
     run = str(tmp_path / "run")
     first = answer(capsys, "train", str(tmp_path / "t.npz"), "--steps", "20", "--quiet", "--out", run)
-    assert answer(capsys, "eval", run)["nll_nats"] == first["nll_nats"]
+    assert answer(capsys, "eval", run)["log_likelihood"] == first["log_likelihood"]
     assert answer(capsys, "eval", run, str(tmp_path / "t.npz"))["n"] == 600
     out = str(tmp_path / "s.npy")
     error = answer(capsys, "sample", run, "--out", out, code=2)

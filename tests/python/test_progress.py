@@ -13,34 +13,49 @@ from evenflow.training.presets import UNTIL_STOPPED
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    display = Display(4, find_bar("train"))
+    display = Display(4, find_bar())
     for step in range(1, 5):
         display({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
     display.close()
     last = capsys.readouterr().err.split("\r")[-1]
-    assert "100%" in last and "4/4" in last and "9.000 nats" in last
+    assert "100%" in last and "4/4" in last and "loss 9.000 nats a row" in last
 
 
 def test_a_training_that_stops_early_has_not_failed(capsys, monkeypatch):
     """A bar short of its end would be red in a notebook."""
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    display = Display(40, find_bar("train"))
+    display = Display(40, find_bar())
     display({"event": "step", "step": 1, "epoch": 1, "samples": 50, "loss": 9.0})
     display.close(stopped=True)
     assert "stopped early: 100%" in capsys.readouterr().err.split("\r")[-1]
 
 
-def test_lines_elsewhere(capsys):
-    display = Display(40, None, lines=True)
+def test_lines_elsewhere(capsys, monkeypatch):
+    """The time that is left is that of steps after the first, which takes longest, in words that don't flicker."""
+    clock = [1000.0]
+    monkeypatch.setattr("evenflow.training.progress.time.monotonic", lambda: clock[0])
+    display = Display(4000, None, lines=True)
     for step in (21, 22):  # the second one follows too soon
-        display({"event": "step", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "seconds": 4000.4})
-    display.printed -= 100
-    display({"event": "epoch", "step": 30, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
-              "valid_bits_per_dim": 2.5, "seconds": 4100})
+        display({"event": "step", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0})
+    for step, clock[0] in (30, 1090.0), (2021, 2000.0), (3990, 2985.0):
+        display({"event": "epoch", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
+                 "valid_bits_per_dim": 2.5})
     assert capsys.readouterr().err.splitlines() == [
-        "epoch 3, step 21 of 40: 2.000 bits/dim, 1:06:40",
-        "epoch 3, step 30 of 40: 2.000 bits/dim, valid 2.500 bits/dim, 1:08:20"]
+        "epoch 3, step 21 of 4,000: loss 2.000 bits a dimension",
+        "epoch 3, step 30 of 4,000: loss 2.000, valid 2.500 bits a dimension, about 11 h left",
+        "epoch 3, step 2,021 of 4,000: loss 2.000, valid 2.500 bits a dimension, about 16 min left",
+        "epoch 3, step 3,990 of 4,000: loss 2.000, valid 2.500 bits a dimension, less than a minute left"]
+
+
+def test_what_is_left_of_a_resumed_training(table, real_nvp, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for steps in (5, 12):
+        flow = real_nvp()
+        flow.fit(table, steps=steps, batch_size=50, checkpoint=tmp_path / "m.safetensors", resume=True)
+    first, bar = capsys.readouterr().err.split("training on ")[2].split("\n", 1)
+    assert first.endswith("; 7 of 12 steps are left") and "5/12" in bar and "12/12" in bar
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -167,7 +167,7 @@ def test_a_failed_step_fails_on_every_rank(ranks, value, tmp_path):
 def test_command_line(tmp_path):
     command = ["-m", "evenflow", "train", "digits", "--depth", "1", "--hidden", "8", "--dtype", "float64"]
     done = run(2, *command, "--steps", "30", "--out", "two", cwd=tmp_path)
-    assert done.stdout.count("held out:") == 1
+    assert done.stdout.count("held-out ") == 1
     assert not [name for name in os.listdir(tmp_path / "two") if name.startswith(".")]
     log = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert [r["event"] for r in log].count("start") == [r["event"] for r in log].count("end") == 1
@@ -178,7 +178,7 @@ def test_command_line(tmp_path):
     assert again.returncode != 0
     assert again.stderr.count("already has a run") == 1
     more = run(2, "-m", "evenflow", "resume", "two", "--steps", "40", cwd=tmp_path)
-    assert more.stdout.count("held out:") == 1
+    assert more.stdout.count("held-out ") == 1
 
 
 def test_a_file_of_settings_that_one_machine_lacks(tmp_path):
@@ -202,7 +202,7 @@ def test_a_rank_that_dies_ends_the_job(tmp_path, rank, number):
     none_left(tmp_path)
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     done = run(2, "-m", "evenflow", "resume", "run", "--steps", str(step + 100), cwd=tmp_path)
-    assert done.stdout.count("held out:") == 1
+    assert done.stdout.count("held-out ") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -216,7 +216,7 @@ def test_ranks_stop_together(tmp_path, number):
     assert step is not None and told.count("evenflow: stopped") == 1
     none_left(tmp_path)
     done = run(2, "-m", "evenflow", "resume", "run", "--steps", str(int(step[1]) + 20), cwd=tmp_path)
-    assert done.stdout.count("held out:") == 1
+    assert done.stdout.count("held-out ") == 1
 
 
 def process_of(rank, log):

@@ -97,14 +97,14 @@ def test_a_run_is_that_of_fit(folder, capsys):
     """Its held-out number is the weighted mean of the same model on the same rows, with the error of a ratio."""
     flow = ef.load(folder / "run" / "model.safetensors")
     whole = ef.data.load(folder / "t.csv", weight="w").split(0.1, 0)
-    nll, w = -flow.log_prob(whole.test), whole.test_weight
-    mean = np.average(nll, weights=w)
-    error = np.sqrt(60 / 59 * ((w * (nll - mean))**2).sum()) / w.sum()
+    scores, w = flow.log_prob(whole.test), whole.test_weight
+    mean = np.average(scores, weights=w)
+    error = np.sqrt(60 / 59 * ((w * (scores - mean))**2).sum()) / w.sum()
     end = json.loads((folder / "run" / "log.jsonl").read_text().splitlines()[-1])
     for found in (end, answer(capsys, "eval", folder / "run")):
-        assert found["nll_nats"] == pytest.approx(mean, rel=1e-10) and found["n"] == 60
-        assert found["nll_nats_error"] == pytest.approx(error, rel=1e-10)
-    assert abs(nll.mean() - mean) > 1e-3
+        assert found["log_likelihood"] == pytest.approx(mean, rel=1e-10) and found["n"] == 60
+        assert found["log_likelihood_error"] == pytest.approx(error, rel=1e-10)
+    assert abs(scores.mean() - mean) > 1e-3
 
 
 def test_other_tables(folder, capsys, tmp_path):
@@ -115,19 +115,19 @@ def test_other_tables(folder, capsys, tmp_path):
     np.savez(tmp_path / "t.npz", x=X, weight=W)
     np.savez(tmp_path / "plain.npz", x=X)
     flow, run = ef.load(folder / "run" / "model.safetensors"), folder / "run"
-    nll = -flow.log_prob(X)
+    scores = flow.log_prob(X)
     for path, weights in ((folder / "t.csv", W), (tmp_path / "t.parquet", W), (tmp_path / "t.npz", W),
                           (folder / "plain.csv", None), (tmp_path / "plain.npz", None)):
-        mean = np.average(nll, weights=weights)
+        mean = np.average(scores, weights=weights)
         found = answer(capsys, "eval", run, path)
-        assert found["nll_nats"] == pytest.approx(mean, rel=1e-6) and found["weighted"] == (weights is not None)
+        assert found["log_likelihood"] == pytest.approx(mean, rel=1e-6) and found["weighted"] == (weights is not None)
         scored = answer(capsys, "score", run, path, "--out", tmp_path / "s.npy")
-        assert scored["mean"] == pytest.approx(-mean, rel=1e-6) and scored["weighted"] == (weights is not None)
-        np.testing.assert_allclose(np.load(tmp_path / "s.npy"), -nll)
+        assert scored["mean"] == pytest.approx(mean, rel=1e-6) and scored["weighted"] == (weights is not None)
+        np.testing.assert_allclose(np.load(tmp_path / "s.npy"), scores)
         assert answer(capsys, "verify", run, path)["ok"]
         for command in (["eval"], ["score", "--out", str(tmp_path / "s.npy")]):
             assert main([command[0], str(run), str(path), *command[1:]]) == 0
-            assert ("(weighted)" in capsys.readouterr().out) == (weights is not None)
+            assert (" weighted rows" in capsys.readouterr().out) == (weights is not None)
     found = answer(capsys, "eval", run, folder / "t.csv")
     assert answer(capsys, "eval", run, folder / "t.csv", "--weight", "w") == found
     error = answer(capsys, "eval", run, tmp_path / "nowhere.csv", code=2)
@@ -165,7 +165,7 @@ def test_the_error_of_a_weighted_mean():
 
     def found(x, w):
         result = evaluate(flow, ef.data.Dataset(x, train_weight=w))
-        return result["nll_nats"], result["nll_nats_error"]
+        return result["log_likelihood"], result["log_likelihood_error"]
 
     assert found(X, None) == found(X, np.full(600, 0.3))
     assert found(X[:3], np.array([0.0, 2.0, 0.0]))[1] is None

@@ -26,6 +26,8 @@ NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 METAVARS = {int: "N", float: "X", str: "NAME"}
 Answer = tuple[dict[str, Any], str]
 """What a command found, for --json, and in words."""
+BASELINES = ("a Gaussian for each column", "uniform noise")
+"""Models that have learned nothing, of tables and of images."""
 Told = dict[str, Any]
 """What argparse is told of an option."""
 
@@ -182,9 +184,12 @@ def report(result: dict[str, Any], text: str, as_json: bool) -> None:
 
 
 def quality(result: dict[str, Any]) -> str:
-    """What a model reaches on data, with its error: "log-likelihood -38.0253 +- 0.0200 nats", or bits/dim of images."""
-    name, unit, value = ("", "bits/dim", result["bits_per_dim"]) if "bits_per_dim" in result else (
-        "log-likelihood ", "nats", -result["nll_nats"])
-    error = result["nll_nats_error" if name else "bits_per_dim_error"]
-    spread, how = "" if error is None else f"+- {error:.4f} ", " (weighted)" if result["weighted"] else ""
-    return f"{name}{value:.4f} {spread}{unit}{how}"
+    """What a model reaches on data that it was not trained on, beside a model that has learned nothing."""
+    images = "bits_per_dim" in result
+    key, name, unit = ("bits_per_dim", "bits a dimension", "(lower is better)") if images else (
+        "log_likelihood", "log-likelihood", "nats a row (higher is better)")
+    error, least = result[f"{key}_error"], result[f"{key}_baseline"]
+    spread, weighted = "" if error is None else f" +- {error:.4f}", "weighted " if result["weighted"] else ""
+    beside = "" if least is None else f"; {BASELINES[images]} has {least if images else format(least, '.4f')}"
+    return (f"held-out {name}: {result[key]:.4f}{spread} {unit}, over {result['n']:,} {weighted}"
+            f"{'images' if images else 'rows'}{beside}")

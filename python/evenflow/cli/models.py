@@ -32,7 +32,7 @@ STRENGTHS = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
 def evaluate_command(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
                      columns: list[str] | None = None, context: list[str] | None = None, label: str | None = None,
                      weight: str | None = None) -> Answer:
-    """Mean log-likelihood of held-out data, bits/dim of images.
+    """Held-out log-likelihood, nats a row, or bits a dimension of images.
 
     evenflow eval runs/digits --json
 
@@ -41,7 +41,7 @@ def evaluate_command(flow: Flow, plan: Plan | None, data: str | None = None, *, 
     """
     part = held_out(flow, plan, data, size, chosen=Columns.of(columns, label, context, weight))
     result = evaluate(flow, part)
-    return result, f"{quality(result)} on {result['n']} samples"
+    return result, quality(result)
 
 
 def score(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
@@ -63,10 +63,10 @@ def score(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int |
         parts, counts = zip(*log_probs(flow, rows, seed))
         scores, weights = np.concatenate(parts), None if counts[0] is None else np.concatenate(counts)
     result = score_rows(flow, read_rows(data, flow, plan, columns, size, context), out, scores, seed, weights)
-    weighted = " (weighted)" if result["weighted"] else ""
+    weighted = "weighted " if result["weighted"] else ""
     return ({**result, "reference": None if scores is None else len(scores), "out": out},
-            f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average{weighted}, {result['min']:.4f} "
-            f"... {result['max']:.4f}\n{out}")
+            f"log-likelihood: {result['mean']:.4f} nats a row on average (higher is better), {result['min']:.4f} ... "
+            f"{result['max']:.4f}, over {result['n']:,} {weighted}rows\n{out}")
 
 
 def sample(flow: Flow, plan: Plan | None, *, n: int = 100, seed: int = 0, temperature: float = 1.0,

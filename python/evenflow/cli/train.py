@@ -19,7 +19,7 @@ from evenflow._border.bounds import by_column, require_inside
 from evenflow._border.console import tell
 from evenflow._border.rows import stays_outside
 from evenflow.cli import options
-from evenflow.cli.common import command, flag, quality, report
+from evenflow.cli.common import BASELINES, command, flag, quality, report
 from evenflow.data import Dataset, check, is_pictures
 from evenflow.data.table import is_header
 from evenflow.density import bounds_of, for_flow, limits_of, name_columns
@@ -29,8 +29,9 @@ from evenflow.flow import Flow
 from evenflow.runs import Plan, Run, Source, mark, of
 from evenflow.runs.logs import Outputs
 from evenflow.training import presets
+from evenflow.training.history import CUT_SHORT, best_of
 from evenflow.training.loop import Trainer
-from evenflow.training.progress import Display, find_bar
+from evenflow.training.progress import Display, ahead, find_bar
 from evenflow.training.samples import checked
 from evenflow.training.settings import Settings
 from evenflow.training.state import state_path
@@ -209,14 +210,12 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     passes = None if epochs is None or epochs >= presets.UNTIL_STOPPED else epochs * trainer.batches
     total = min((n for n in (steps, passes) if n is not None), default=None)
     quiet = args.quiet or not leads
-    display = Display(total, None if quiet else find_bar("train"), lines=not quiet)
+    display = Display(total, None if quiet else find_bar(), lines=not quiet)
     if not quiet:
         valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
-        begun = f", from step {state.step:,} on" if state.step else ""
-        until = ("until it is stopped" if total is None else f"{total:,} steps") + begun
         tell(f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.data}: "
-             f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
-             f"{trainer.batches:,} an epoch; into {run.folder}")
+             f"{len(trainer.data):,} samples, {valid:,} to validate, {test:,} to test; "
+             f"{ahead(total, state.step)}, {trainer.batches:,} an epoch; into {run.folder}")
     try:
         result = run.fit(trainer, plan, whole, display)
     except KeyboardInterrupt:
@@ -235,23 +234,22 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
 
 def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
     """Prints what came of a training, beside a model that has learned nothing, and returns the exit code."""
-    flow, state, trivial = trainer.flow, trainer.state.progress, result["baseline_nats"]
-    what = "uniform noise" if flow.is_image else "a Gaussian for each column"
-    beside = ("a column does not vary" if trivial is None else
-              f"{what} has {flow.bits if flow.is_image else format(-trivial, '.4f')}")
-    lines = [f"held out: {quality(result)} on {result['n']} samples; {beside}"]
-    if failures := sum(record.get("skipped", 0) for record in trainer.history):
+    flow, state, trivial = trainer.flow, trainer.state.progress, result["log_likelihood_baseline"]
+    what, lines, history = BASELINES[flow.is_image], [quality(result)], trainer.history
+    if failures := sum(record.get("skipped", 0) for record in history):
         lines.append(f"{failures} steps failed, see {result['log']}; the learning rate is {state.lr_scale:g} of what "
                      "it was")
     if state.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
+    elif (best := best_of(history)) is not None and best is history[-1]:
+        lines.append(f"{CUT_SHORT} (evenflow resume --epochs N)")
     report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), as_json)
     for note in result["notes"]:
         tell(f"evenflow: {note}")
-    if trivial is None or result["nll_nats"] < trivial:
+    if trivial is None or result["log_likelihood"] > trivial:
         return 0
-    worse, short = result["nll_nats"] > trivial + DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
+    worse, short = result["log_likelihood"] < trivial - DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
     if worse and not short:
         tell(f"evenflow: failed: the training diverged: the model is worse than {what}; try a lower --lr, or --clip")
         return 1

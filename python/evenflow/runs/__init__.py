@@ -252,8 +252,7 @@ class Run:
         trainer.begin(plan.settings.get("epochs"), plan.settings.get("steps"), self.model)
         trainer.train(watch, self.model)
         result = {"event": "end", "epochs": trainer.state.progress.epoch, "steps": trainer.state.progress.step,
-                  **evaluate(trainer.flow, whole, trainer.ranks), "baseline_nats": baseline(trainer.flow, whole),
-                  "model": self.model, "log": self.log}
+                  **evaluate(trainer.flow, whole, trainer.ranks), "model": self.model, "log": self.log}
         if leads:
             result.update(pictures=recorder.draw(self.samples), notes=recorder.notes)
             self.append(result)
@@ -277,34 +276,37 @@ def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
 
 
 def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
-    """Mean negative log-likelihood of the test part (bits/dim for images), weighted where the data have weights, with
-    its standard error, or None; `weighted` says whether they have.
+    """Mean log-likelihood [nats] of the test part (for images also bits a dimension), weighted where the data have
+    weights, with its standard error, or None, and that of a model that has learned nothing.
     """
     batch = tested(flow, part)
     weights = mean_one("data", batch.weight)
-    nll = -log_prob_on_ranks(flow, batch, ranks)
-    mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(batch.x))
-    result = {"n": len(nll), "nll_nats": float(mean), "nll_nats_error": error, "weighted": weights is not None}
+    scores = log_prob_on_ranks(flow, batch, ranks)
+    mean, error = np.average(scores, weights=weights), _standard_error(scores, weights, drawn_together(batch.x))
+    result = {"n": len(scores), "log_likelihood": float(mean), "log_likelihood_error": error,
+              "log_likelihood_baseline": _baseline(flow, part), "weighted": weights is not None}
     if flow.is_image:
         scale = flow.dims * np.log(2)
-        result.update(bits_per_dim=float(mean / scale),
+        result.update(bits_per_dim=float(-mean / scale), bits_per_dim_baseline=flow.bits,
                       bits_per_dim_error=None if error is None else float(error / scale))
     return result
 
 
-def baseline(flow: Density, whole: Dataset) -> float | None:
-    """What `nll_nats` is of a model that has learned nothing: uniform images; of a table, a Gaussian for each column of
-    the training data. None where a column does not vary.
+def _baseline(flow: Density, whole: Dataset) -> float | None:
+    """Of uniform images; of a table, of a Gaussian for each column of the training data. None where a column does not
+    vary, or the data have no two parts.
     """
     if flow.is_image:
-        return float(flow.dims * flow.bits * np.log(2))
+        return float(-flow.dims * flow.bits * np.log(2))
+    if whole.test is None:
+        return None
     train, test = (whole.part(which)[:BASELINE_ROWS] for which in ("train", "test"))
     x = np.asarray(train.x, np.float64)
     with np.errstate(all="ignore"), contextlib.suppress(ZeroDivisionError):  # weights that are all zero
         mean = np.average(x, axis=0, weights=train.weight)
         variance = np.average((x - mean)**2, axis=0, weights=train.weight)
-        nll = 0.5 * ((test.x - mean)**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
-        value = float(np.average(nll, weights=test.weight))
+        scores = -0.5 * ((test.x - mean)**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
+        value = float(np.average(scores, weights=test.weight))
         return value if np.isfinite(value) else None
     return None
 

@@ -15,7 +15,7 @@ from evenflow.errors import ConfigError, warn, wrong
 from evenflow.training import presets, samples
 from evenflow.training.history import History
 from evenflow.training.loop import Callback, Trainer
-from evenflow.training.progress import Display, find_bar
+from evenflow.training.progress import Display, ahead, find_bar
 from evenflow.training.settings import Settings
 from evenflow.training.state import read, state_path
 
@@ -34,7 +34,8 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
     for name, length in (("epochs", epochs), ("steps", steps)):
         if length is not None:
             checks.whole("fit", name, length, low=0)
-    bar = ranks.try_on_all(lambda: find_bar("fit", verbose))
+    told = verbose is not None and checks.flag("fit", "verbose", verbose) and ranks.rank == 0
+    bar = find_bar() if verbose is not False and ranks.rank == 0 else None
     goes_on = ranks.lead(lambda: path is not None and _goes_on(path, resume))
     known = ranks.try_on_all(lambda: read(path)[1]) if goes_on and path is not None else {}
     seed = known.get("seed", flow.config["seed"]) if chosen.seed is None else chosen.seed
@@ -62,11 +63,11 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
         if not flow.is_image:
             ranks.lead(warn_of_table)
         trainer.begin(length, steps, path)
-    bar = bar if ranks.rank == 0 else None
-    shown = Display(trainer.planned, bar)
+    shown = Display(trainer.planned, bar, lines=told)
     rows, valid_rows = len(trainer.data), 0 if trainer.valid is None else len(trainer.valid)
-    if bar is not None:
-        tell(f"training on {rows:,} rows, validating on {valid_rows:,}")
+    if told or bar is not None:
+        tell(f"training on {rows:,} rows, validating on {valid_rows:,}; "
+             + ahead(trainer.planned, trainer.state.progress.step))
 
     def watch(record: dict[str, Any]) -> Any:
         shown(record)

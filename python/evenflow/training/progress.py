@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import sys
 import time
 from typing import Any
 
-from evenflow._border import checks
 from evenflow._border.console import silence, tell
 from evenflow._border.extras import need
 from evenflow.errors import MissingExtra
 
 LINE_SECONDS = 15.0
 """Shortest time between two lines."""
+LEAST_SECONDS = 3.0
+"""Of a training, from which the time left is told."""
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+"""tqdm's own format without its time left, which changes with every step."""
 
 
-def find_bar(where: str, verbose: bool | None = None) -> Any:
-    """tqdm's class, or None. verbose None: if tqdm is installed and a person watches, at a terminal or in a notebook.
-
-    MissingExtra for verbose=True without tqdm.
-    """
-    wanted = verbose is not None and checks.flag(where, "verbose", verbose)
-    if verbose is None:
-        wanted = not getattr(sys.stderr, "closed", True) and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+def find_bar() -> Any:
+    """tqdm's class if it is installed and a person watches, at a terminal or in a notebook; else None."""
+    watched = not getattr(sys.stderr, "closed", True) and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     try:
-        return need(f"{where} verbose=True", "tqdm.auto", "tqdm", "cli").tqdm if wanted else None
+        return need("fit", "tqdm.auto", "tqdm", "cli").tqdm if watched else None
     except MissingExtra:
-        if verbose:
-            raise
         return None
+
+
+def ahead(total: int | None, done: int) -> str:
+    """How long a training is, in words."""
+    if total is None:
+        return "until it is stopped"
+    return f"{total - done:,} of {total:,} steps are left" if done else f"{total:,} steps"
 
 
 class Display:
@@ -44,17 +46,25 @@ class Display:
         self.total, self.make, self.lines = total, make, lines
         self.printed = -math.inf
         self.bar: Any = None
-        self.valid = ""
+        self.key, self.unit = "loss", "nats a row"
+        self.losses: dict[str, float] = {}
+        self.first: tuple[int, float] | None = None
+        """The first step that was seen, and when: it took longer than others."""
 
     def __call__(self, record: dict[str, Any]) -> None:
-        if valid := _loss(record, "valid_"):
-            self.valid = f", valid {valid}"
-        shown = _loss(record) + self.valid
+        self.first = self.first or (record["step"], time.monotonic())
+        if "bits_per_dim" in record:
+            self.key, self.unit = "bits_per_dim", "bits a dimension"
+        for what, key in (("loss", self.key), ("valid", f"valid_{self.key}")):
+            if record.get(key) is not None:
+                self.losses[what] = record[key]
+        shown = ", ".join(f"{what} {value:.3f}" for what, value in self.losses.items())
+        shown = f"{shown} {self.unit}{self._left(record['step'])}" if shown else ""
         if self.make is not None:
             try:
                 if self.bar is None:
                     self.bar = self.make(total=self.total, initial=record["step"] - 1, unit=" steps",
-                                         dynamic_ncols=True)
+                                         dynamic_ncols=True, bar_format=BAR if self.total else None)
                 self.bar.set_postfix_str(shown, refresh=False)
                 self.bar.update(record["step"] - self.bar.n)
             except (OSError, ValueError):  # of a stream that is gone: the training goes on without a word
@@ -62,9 +72,8 @@ class Display:
         elif self.lines and (time.monotonic() - self.printed > LINE_SECONDS
                              or record["event"] == "epoch" and record["step"] == self.total):
             self.printed = time.monotonic()
-            of = "" if self.total is None else f" of {self.total}"
-            took = datetime.timedelta(seconds=round(record["seconds"]))
-            tell(f"epoch {record['epoch']}, step {record['step']}{of}: {shown}, {took}")
+            of = "" if self.total is None else f" of {self.total:,}"
+            tell(f"epoch {record['epoch']}, step {record['step']:,}{of}: {shown}")
 
     def close(self, stopped: bool = False) -> None:
         """stopped: the training ended early because `patience` ran out, which tqdm would show as a failure."""
@@ -77,9 +86,12 @@ class Display:
             except (OSError, ValueError):
                 silence(sys.stderr)
 
-
-def _loss(record: dict[str, Any], prefix: str = "") -> str:
-    """Bits a dimension for images, else nats; nothing where there is no loss."""
-    name, unit = ("bits_per_dim", "bits/dim") if "bits_per_dim" in record else ("loss", "nats")
-    value = record.get(prefix + name)
-    return "" if value is None else f"{value:.3f} {unit}"
+    def _left(self, step: int) -> str:
+        """The time that the training still takes, as roughly as it is known."""
+        (first, begun), now = self.first or (step, 0.0), time.monotonic()
+        if self.total is None or not first < step < self.total or now - begun < LEAST_SECONDS:
+            return ""
+        seconds = (self.total - step) * (now - begun) / (step - first)
+        unit, length = ("h", 3600) if seconds >= 5400 else ("min", 60)
+        number = round(seconds / length)
+        return f", about {number} {unit} left" if number else ", less than a minute left"
