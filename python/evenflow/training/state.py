@@ -53,7 +53,8 @@ class Progress:
         """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
         for name in ("step", "position", "skipped", "failing", "bad_epochs", "flat_epochs"):
             checks.whole("resume", name, getattr(self, name), low=0)
-        numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, "best_loss": self.best_loss or 0.0, **self.sums}
+        best = 0.0 if self.best_loss is None else self.best_loss
+        numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, "best_loss": best, **self.sums}
         for name, value in numbers.items():
             checks.number("resume", name, value, -math.inf)
         if not isinstance(self.history, list) or not all(
