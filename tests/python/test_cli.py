@@ -234,3 +234,9 @@ def test_progress_that_can_not_be_written(tmp_path, shell):
     assert process.returncode == 0
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["event"] == "end" and json.loads(log[-1])["epochs"] == 40
+
+
+def test_an_environment_without_a_number_of_ranks(monkeypatch, capsys):
+    monkeypatch.setenv("PMI_SIZE", "x")
+    assert main(["train", "digits"]) == 2
+    assert "PMI_SIZE" in capsys.readouterr().err

@@ -52,11 +52,12 @@ def test_resume_with_other_settings_is_refused(tmp_path, table_file, capsys):
     np.save(elsewhere, np.zeros((9, 3)))
     for options, word in ((["--lr", "0.5"], "expected --lr = 0.001 as in"), (["--beta1", "0.5"], "optimizer_options = {} as in"),
                           (["--hidden", "8"], "expected model --hidden = [64, 64] as in"),
+                          (["--seed", "3"], "expected --seed = 0 as in"), (["--valid", "0.3"], "expected --valid = 0.1 as in"),
                           (["--columns", "a"], "for CSV and Parquet files")):
         assert main([*again, *options]) == 2
         assert word in capsys.readouterr().err
     assert main(["train", str(elsewhere), *again[2:]]) == 2
-    assert "expected the data that the run was trained on" in capsys.readouterr().err
+    assert f"{elsewhere}: expected the data that the run was trained on, {table_file}, got" in capsys.readouterr().err
 
 
 def test_the_same_length_again_leaves_patience(tmp_path, table_file):

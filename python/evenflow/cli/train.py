@@ -127,7 +127,7 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None) -> tupl
     loaded = source.read()
     whole, part = source.parts(loaded)
     if before is not None:
-        before.require(whole, part)
+        before.require(source, whole, part)
     name, usual, training = presets.choose(source.data, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
     outputs = of(Outputs, {**training, **values})

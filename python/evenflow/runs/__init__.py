@@ -35,7 +35,7 @@ from evenflow.data.rows import data_mark, drawn_together
 from evenflow.data.table import TABLES, Columns
 from evenflow.density import Density, column_names, for_flow
 from evenflow.distributed.ranks import Ranks
-from evenflow.errors import ConfigError, IoError
+from evenflow.errors import ConfigError, IoError, wrong
 from evenflow.flow import Flow
 from evenflow.runs.logs import Outputs, Recorder
 from evenflow.score import log_prob_on_ranks
@@ -112,11 +112,17 @@ class Plan:
     def source(self) -> Source:
         return of(Source, self.settings)
 
-    def require(self, whole: Dataset, part: Dataset) -> None:
-        """ConfigError if these are other data than the run's."""
-        if mark(whole, part) != self.mark:
-            raise ConfigError(f"[data] {self.source.data}: expected the data that the run was trained on, got others; "
-                              "restore them. To test the model on other data, name them")
+    def require(self, source: Source, whole: Dataset, part: Dataset) -> None:
+        """ConfigError if these parts of a source are not the run's, by the setting that makes them others, if one does.
+        """
+        if mark(whole, part) == self.mark:
+            return
+        for name, value in vars(self.source).items():
+            if name != "data" and (got := getattr(source, name)) != value:
+                raise wrong(ConfigError, "resume", name, f"expected {name} = {value!r} as in the run, got {got!r}")
+        were = "" if source.data == self.source.data else f", {self.source.data}"
+        raise ConfigError(f"[data] {source.data}: expected the data that the run was trained on{were}, got others; "
+                          "restore them. To test the model on other data, name them")
 
 
 def mark(whole: Dataset, part: Dataset) -> str:
@@ -352,7 +358,7 @@ def held_out(flow: Density | None, plan: Plan | None, source: str | None, size: 
         if chosen != Columns() or size is not None:
             raise ConfigError("[data] columns and size of the run's own data are chosen already; name other data")
         whole, part = plan.source.parts(plan.source.read())
-        plan.require(whole, part)
+        plan.require(plan.source, whole, part)
         return whole
     table, pictures, own = source.lower().endswith(TABLES), data.is_pictures(source), Columns()
     options: dict[str, Any] = {"size": size}
