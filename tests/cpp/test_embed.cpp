@@ -110,6 +110,21 @@ TEST_CASE("verify finds a wrong inverse, a density of another map, and latents t
   CHECK(report.round_trip_z > 1e-3);
 }
 
+TEST_CASE("verify knows what the rounding of the data explains") {
+  CouplingFlowConfig config = table();
+  config.preprocess = "standardize";
+  const std::vector<double> rows = draws<double>(20 * 5, 1, 1e12);
+  Context ctx("cpu", 1);
+  for (const double deviation : {1.0, 1e-4}) {  // of the second the data have hardly a digit
+    Trainable<double> far = initialised<double>(config);
+    tensor(far.arena, "preprocess.mean").fill(1e12);
+    tensor(far.arena, "preprocess.std").fill(deviation);
+    const VerifyReport report = Model(std::move(far)).verify(ctx, rows.data(), 20);
+    CHECK(report.ok == (deviation == 1.0));
+    CHECK((report.resolution > 1e-2) == (deviation != 1.0));
+  }
+}
+
 TEST_CASE("verify knows by how much bfloat16 nets round") {
   CouplingFlowConfig config = table();
   config.hidden = {64, 64};

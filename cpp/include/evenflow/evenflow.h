@@ -83,14 +83,15 @@ typedef struct evenflow_report {
   int32_t ok;          /* 1: all within the bounds of docs/embedding.md */
   int32_t finite;      /* 1: no NaN or infinity in any step; else evenflow_last_error() says where */
   double round_trip_x; /* max |inverse(forward(x)) - x| */
-  double round_trip_z; /* max |forward(inverse(z)) - z| */
+  double round_trip_z; /* max |forward(inverse(z)) - z|, beyond what the rounding of inverse(z) explains */
+  double resolution;   /* how far z moves when the last digit of x changes */
   double logdet_sum;   /* max |logdet of forward + logdet of inverse| */
   double precision;    /* max |log_prob - log_prob of a float64 copy| */
   double jacobian;     /* |logdet - log |det dz/dx||, by unit vectors; 0 if not probed */
   int32_t probed;      /* 1: jacobian was measured (up to 512 dimensions) */
   int32_t reserved;
 } evenflow_report;
-#define EVENFLOW_REPORT_INIT {sizeof(evenflow_report), 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0}
+#define EVENFLOW_REPORT_INIT {sizeof(evenflow_report), 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0}
 
 /* The library's version, "major.minor.patch". */
 EVENFLOW_API const char* evenflow_version(void);

@@ -44,8 +44,9 @@ struct VerifyReport {
   bool finite = false;  ///< no intermediate value was NaN or infinite; else see `error`
   std::string error;
   double round_trip_x = 0;  ///< max |inverse(forward(x)) - x|
-  double round_trip_z = 0;  ///< max |forward(inverse(z)) - z|, z drawn from the base; 0 where T resolves
-                            ///< the distance of none of their samples from the columns' bounds
+  double round_trip_z = 0;  ///< max |forward(inverse(z)) - z|, z drawn from the base, beyond what the
+                            ///< rounding of inverse(z) explains
+  double resolution = 0;    ///< how far z moves when the last digit of x changes: the median over the draws
   double logdet_sum = 0;    ///< max |logdet of forward + logdet of inverse|
   double precision = 0;     ///< max |log_prob - log_prob of a float64 copy|
   bool probed = false;      ///< whether `jacobian` was measured (up to 512 dimensions)

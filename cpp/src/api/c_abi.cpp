@@ -319,9 +319,18 @@ evenflow_status evenflow_verify(const evenflow_model* model, evenflow_context* c
   return run("verify", model, context, dtype, x, report, options, [&](const Call& call, const auto* in) {
     const VerifyReport r = call.model.verify(call.context, in, n, call.options);
     if (!r.finite) failed(EVENFLOW_OK, r.error.c_str());
-    const evenflow_report result = {
-        0,           r.samples,  r.ok,     r.finite, r.round_trip_x, r.round_trip_z, r.logdet_sum,
-        r.precision, r.jacobian, r.probed, 0};
+    const evenflow_report result = {0,
+                                    r.samples,
+                                    r.ok,
+                                    r.finite,
+                                    r.round_trip_x,
+                                    r.round_trip_z,
+                                    r.resolution,
+                                    r.logdet_sum,
+                                    r.precision,
+                                    r.jacobian,
+                                    r.probed,
+                                    0};
     fill("verify", result, sizeof result, report);
   });
 }

@@ -13,7 +13,7 @@ namespace evenflow {
 namespace {
 
 constexpr int64_t kSamples = 16, kProbedDims = 512;
-constexpr double kPrecision = 1e-3, kBfloat16Precision = 5e-2, kExact = 1e-7;
+constexpr double kPrecision = 1e-3, kBfloat16Precision = 5e-2, kExact = 1e-7, kResolution = 1e-2;
 template <class T>
 constexpr double round_trip_bound() {
   return dtype_of<T>() == Dtype::float32 ? 1e-3 : 1e-9;
@@ -95,30 +95,6 @@ Trainable<double> float64_copy(const Trainable<T>& model) {
   return copy;
 }
 
-/// Keeps the rows of a and b (n, d) whose samples x are far enough from the bounds: there, rounding x to T
-/// hardly changes z. Moves these rows to the front and returns their number.
-template <class T>
-int64_t keep_resolved(const std::vector<Bounds>* bounds, const std::vector<T>& x, int64_t d,
-                      std::vector<T>& a, std::vector<T>& b) {
-  const int64_t n = static_cast<int64_t>(x.size()) / d;
-  if (!bounds || bounds->empty()) return n;
-  constexpr double kNear = 4 * std::numeric_limits<T>::epsilon() / round_trip_bound<T>();
-  int64_t kept = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const T* row = x.data() + i * d;
-    bool far = true;
-    for (int64_t c = 0; c < d; ++c) {
-      const double v = row[c], margin = kNear * std::abs(v) + std::numeric_limits<T>::min();
-      const Bounds& ends = (*bounds)[static_cast<size_t>(c)];
-      far = far && v - margin > ends.low && v + margin < ends.high;
-    }
-    if (!far) continue;
-    for (std::vector<T>* values : {&a, &b}) std::copy_n(values->data() + i * d, d, values->data() + kept * d);
-    ++kept;
-  }
-  return kept;
-}
-
 /// Backward for dz = unit vector i returns row i of dz/dx.
 double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, const Given<double>& given) {
   const int64_t d = exact.flow.dims();
@@ -165,10 +141,23 @@ void measure(Context& ctx, const Trainable<T>& trained, const T* rows, const Cal
   ctx.kernels<T>().prior.base_sample(ctx, flow.base(), n, d, T(1), options.seed, 0, base.data());
   flow.inverse(ctx, arena, base.data(), n, given, View<T>(back.data(), shape), logdet_back.data());
   flow.forward(ctx, arena, View<const T>(back.data(), shape), given, z.data(), logdet_back.data());
-  Trainable<double> exact = float64_copy(trained);
-  const int64_t kept = keep_resolved(bounds_of(exact.config), back, d, z, base);
-  report.round_trip_z = error_of(z.data(), base.data(), kept * d);
+  std::vector<T> moved(values);
+  for (size_t i = 0; i < values; ++i) back[i] = std::nextafter(back[i], x[i]);  // which is within the bounds
+  flow.forward(ctx, arena, View<const T>(back.data(), shape), given, moved.data(), logdet_back.data());
+  std::vector<double> rounding(static_cast<size_t>(n));
+  for (size_t i = 0; i < values; ++i) {
+    double& row = rounding[i / static_cast<size_t>(d)];
+    row = std::max(row, std::abs(static_cast<double>(moved[i]) - static_cast<double>(z[i])));
+  }
+  for (size_t i = 0; i < values; ++i) {
+    const T explained = static_cast<T>(2 * rounding[i / static_cast<size_t>(d)]);
+    z[i] = base[i] + std::max(std::abs(z[i] - base[i]) - explained, T(0));
+  }
+  report.round_trip_z = error_of(z.data(), base.data(), n * d);
+  std::sort(rounding.begin(), rounding.end());
+  report.resolution = rounding[static_cast<size_t>(n / 2)];
 
+  Trainable<double> exact = float64_copy(trained);
   const std::vector<double> wide(x, x + n * d);
   const Given<double> exact_given = given_of("verify", scope, exact.flow, options, 0, n);
   flow.log_prob(ctx, arena, View<const T>(x, shape), given, density.data());
@@ -197,7 +186,8 @@ VerifyReport Model::verify(Context& ctx, const T* x, int64_t n, const CallOption
   constexpr double bound = round_trip_bound<T>();
   const double precision = has_bfloat16_nets(trained.config) ? kBfloat16Precision : kPrecision;
   report.ok = report.finite && report.round_trip_x <= bound && report.round_trip_z <= bound &&
-              report.logdet_sum <= bound && report.precision <= precision && report.jacobian <= kExact;
+              report.resolution <= kResolution && report.logdet_sum <= bound &&
+              report.precision <= precision && report.jacobian <= kExact;
   return report;
 }
 
