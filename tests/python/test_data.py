@@ -232,7 +232,8 @@ def test_large_arrays_stay_in_their_files(tmp_path, small_memory):
     one = ef.data.load(tmp_path / "t.npy").train
     assert isinstance(one, np.memmap) and np.array_equal(one, table)
     (tmp_path / "folder").mkdir()
-    for name, array in dict(train=grey, test=grey[:9], labels=np.arange(30) % 3).items():
+    unread = np.array([None])
+    for name, array in dict(train=grey, test=grey[:9], labels=np.arange(30) % 3, names=unread).items():
         np.save(tmp_path / "folder" / f"{name}.npy", array)
     many = ef.data.load(tmp_path / "folder")
     assert isinstance(many.train, np.memmap) and np.array_equal(many.train[[7, 3]], grey[[7, 3], ..., None])

@@ -63,6 +63,7 @@ def test_images(model, call, x, error, text):
     (table_with(np.nan), ef.NumericError, "expected finite values, got nan in row 5, column 2; fill it in"),
     (table_with(1e300), ef.NumericError, "expected values that float32 can hold, got 1e+300 in row 5, column 2; dtype "
                                          "float64 holds it"),
+    ([np.ma.masked_equal([1.0, 2.0, 3.0], 2)] * 2, TypeError, "no masked values, got 1; fill them"),
 ])
 def test_tables(table_model, call, x, error, text):
     with pytest.raises(error, match=rf"^\[{call}\] .*{re.escape(text)}"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     """Arrays by the names that `evenflow.data.load` lists."""
     path = file_name("data", path)
     with reading(path, ".npz file"), np.load(path, allow_pickle=False) as file:
-        return _named(path, file)
+        return _named(path, file.files, file.__getitem__)
 
 
 def read_npy_folder(path: str) -> Dataset:
@@ -50,26 +50,31 @@ def read_npy_folder(path: str) -> Dataset:
     their files.
     """
     with reading(path, "folder of .npy files"):
-        return _named(path, {entry.name[:-4]: _array(entry.path) for entry in entries(path)
-                             if entry.name.lower().endswith(".npy")})
+        files = {entry.name[:-4]: entry.path for entry in entries(path) if entry.name.lower().endswith(".npy")}
+        return _named(path, files, lambda name: _array(files[name]))
 
 
-def _named(path: str, arrays: Mapping[str, np.ndarray]) -> Dataset:
-    """An array `data` (N, 3 S S) holds images in planes, with labels counted from 1, as in the files of down-sampled
+def _named(path: str, names: Collection[str], read: Callable[[str], np.ndarray]) -> Dataset:
+    """Reads the arrays that a data set has; others may be Python objects.
+
+    An array `data` (N, 3 S S) holds images in planes, with labels counted from 1, as in the files of down-sampled
     ImageNet (Chrabaszcz, Loshchilov, Hutter 2017).
     """
-    name = next((name for name in ("train", "x", "data") if name in arrays), None)
+    def first(*wanted: str) -> np.ndarray | None:
+        return next((read(name) for name in wanted if name in names), None)
+
+    name = next((name for name in ("train", "x", "data") if name in names), None)
     if name is None:
         raise IoError(f"[data] {path}: there is no array train, x or data; the file holds "
-                      f"{', '.join(arrays) or 'nothing'}")
-    train = arrays[name]
-    given = {f"train_{what}": arrays.get(f"train_{what}", arrays.get(what)) for what in GIVEN}
-    given |= {f"test_{what}": arrays.get(f"test_{what}") for what in GIVEN}
+                      f"{', '.join(names) or 'nothing'}")
+    train = read(name)
+    given = {f"train_{what}": first(f"train_{what}", what) for what in GIVEN}
+    given |= {f"test_{what}": first(f"test_{what}") for what in GIVEN}
     if name == "data" and train.ndim == 2:
         train = planes(train)
         if (labels := given["train_labels"]) is not None:
             given["train_labels"] = labels.astype(np.int64) - 1
-    return checked(path, train, arrays.get("test"), **given)
+    return checked(path, train, first("test"), **given)
 
 
 def read_npz_context(path: str | os.PathLike[str]) -> NDArray[np.float64] | None:
