@@ -175,6 +175,7 @@ def test_resume_of_data_outside_is_exact(table, real_nvp, tmp_path):
 
 def test_nothing_is_read_as_a_whole(table, real_nvp, tmp_path, monkeypatch):
     monkeypatch.setattr("evenflow.data.check.MOST_ROWS", 64)
+    monkeypatch.setattr("evenflow.score.SCORED_VALUES", 64 * 3)
     x = Outside(np.concatenate([table + 0.1 * i for i in range(20)]))
     flow = real_nvp()
     flow.fit(x, batch_size=32, steps=20, checkpoint=tmp_path / "m.safetensors", settings=ef.Settings(init_batch=64))
