@@ -143,9 +143,9 @@ class Flow(Density):
         """Trains the flow by maximum likelihood.
 
         A flow that is not initialised is initialised from the data. A tenth of them is held out and scored after every
-        epoch, and the parameters that were best on it are kept; without validation data the moving average, or else the
-        last ones. An error before the first step leaves the flow as it was. A DataWarning tells of a table that has no
-        density: columns of few values, one value in many rows, repeated rows.
+        epoch and at the end, and the parameters that were best on it are kept; without validation data the moving
+        average, or else the last ones. An error before the first step leaves the flow as it was. A DataWarning tells of
+        a table that has no density: columns of few values, one value in many rows, repeated rows.
 
         Another call of fit trains the present parameters, and keeps the standardisation of the first data: call `reset`
         before a fit to data of another scale. Everything else starts anew. With the same `seed` it holds out the same

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 import evenflow as ef
 from evenflow.cli import main
+from evenflow.cli.common import flag
+from evenflow.cli.options import KEYS
 
 SMALL = ["--levels", "1", "--depth", "1", "--hidden", "8", "--batch-size", "100", "--quiet"]
 
@@ -159,7 +162,7 @@ def test_verdict(tmp_path, monkeypatch, capsys, data, options, code, words):
     (["train"], "name DATA"),
     (["train", "nowhere.npy"], "there is no file or folder nowhere.npy"),
     (["train", "digits", "--model", "realnvp", "--depth", "3"], "realnvp has no option --depth\n"),
-    (["train", "CSV", "--label", "kind", "--conditional"], "couplingflow has no option --conditional\n"),
+    (["train", "CSV", "--label", "kind", "--conditional"], "--conditional is for images with labels; "),
     (["train", "digits", "--coupling", "spline"], "affine"),
     (["train", "digits", "--steps", "-3"], "--steps"),
     (["train", "digits", "--hidden", "8", "8"], "a whole number for --hidden, got [8, 8]"),
@@ -211,6 +214,24 @@ def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
     assert exit.value.code == 0 and f"example:\n  evenflow {command}" in capsys.readouterr().out
+
+
+def test_the_help_of_train(monkeypatch, capsys):
+    """A page of what people use, and all options; each that takes a value ends with its default."""
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = []
+    for which in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main(["train", which])
+        texts.append(capsys.readouterr().out)
+    short, whole = texts
+    assert short.count("\n") < 70 and "--momentum" not in short
+    for key in KEYS[:-4]:  # but for DATA and those of every command
+        assert flag(key) + " " in whole or flag(key) + "," in whole
+    for text in texts:
+        entries = re.findall(r"^  --[\w-]+(?: [A-Z]|, --no-).*\n(?:    .*\n)*", text, re.M)
+        assert len(entries) > 20
+        assert all(entry.endswith(")\n") for entry in entries)
 
 
 # Where output goes

@@ -197,6 +197,8 @@ def test_constant_channel(images, glow, table, real_nvp):
     (lambda: ef.CouplingFlow(2, batchnorm=True), TypeError, "did you mean 'batch_norm'"),
     (lambda: ef.Glow((4, 4, 1), n_flows=4), TypeError, "did you mean 'steps'"),
     (lambda: ef.RealNVP(input_shape=(4, 4, 1)), TypeError, "did you mean 'shape'"),
+    (lambda: ef.CouplingFlow(2, coupling=4), TypeError, "'coupling'; did you mean 'couplings'\\?"),
+    (lambda: ef.CouplingFlow(2, coupling="affine"), TypeError, "'coupling'; did you mean 'law'\\?"),
     (lambda: ef.RealNVP((4, 4, 1), n_layers=4), TypeError, r"\[RealNVP\] unexpected argument 'n_layers'$"),
     (lambda: ef.CouplingFlow(2, 4), TypeError, "positional argument"),
     (lambda: ef.CouplingFlow(2, hidden=64), TypeError, r"for hidden, got 64; one layer is \(64,\)"),

@@ -144,8 +144,7 @@ void visit_settings(V& v, RealNvpConfig& c, ModelConfig& model) {
     "share factored out at each scale: 1 none, 2 half, 3 three quarters, 4 as 3 with nets of equal width");
   visit_bits(v, c.bits);
   visit_context(v, c.context);
-  v("coupling", c.coupling, one_of({"affine", "additive"}),
-    "law of the couplings; in an additive model the last of each group stays affine");
+  v("coupling", c.coupling, one_of({"affine", "additive"}), "law of the couplings");
   visit_seed(v, model);
   visit_dtype(v, model);
 }
@@ -155,9 +154,7 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   v.shape(c.dims, "number of columns");
   visit_context(v, c.context);
   v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
-  v("law", c.law, one_of(table_law_names()),
-    "law of the couplings: affine has a bounded log-scale, sigmoid is nflows' affine law, softplus "
-    "glasflow's, exp and glow are normflows'");
+  v("law", c.law, one_of(table_law_names()), "law of the couplings");
   const std::vector<std::string> laws = laws_with_settings();
   if (V::kAll || std::find(laws.begin(), laws.end(), c.law) != laws.end()) {
     v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "number of bins of a spline");

@@ -33,10 +33,13 @@ ELSEWHERE = {name: ours for ours, theirs in {
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
-def nearest(name: str, known: Collection[str]) -> str | None:
-    """The name out of the known ones that was probably meant, if one is like it."""
-    ours = [our for our in ELSEWHERE.get(name, ()) if our in known]
-    return next(iter(ours or difflib.get_close_matches(name, known, n=1)), None)
+def nearest(name: str, known: Collection[str], value: Any = None, usual: dict[str, Any] | None = None) -> str | None:
+    """The name out of the known ones that was probably meant, if one is like it.
+
+    value: that was given; usual: values of the known ones, of which one of the same type comes first.
+    """
+    near = [*(our for our in ELSEWHERE.get(name, ()) if our in known), *difflib.get_close_matches(name, known, n=1)]
+    return next((one for one in near if type((usual or {}).get(one)) is type(value)), near[0] if near else None)
 
 
 def hinted(call: Call, hint: Callable[[str], str] = lambda name: "") -> Call:
@@ -50,10 +53,10 @@ def hinted(call: Call, hint: Callable[[str], str] = lambda name: "") -> Call:
 
     @functools.wraps(call)
     def checked(*args: Any, **named: Any) -> Any:
-        for name in named:
+        for name, value in named.items():
             if name not in known:
                 ours = [*ELSEWHERE.get(name, ()), name]
-                near = nearest(name, known)
+                near = nearest(name, known, value, call.__kwdefaults__)
                 told = next((text for our in ours if our not in known and (text := hint(our))),
                             f"; did you mean {near!r}?" if near else "")
                 raise wrong(TypeError, where, name, f"unexpected argument {name!r}{told}")

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv, args = sys.argv[1:] if argv is None else argv, argparse.Namespace()
     try:
-        _, unknown = _make_parser().parse_known_args(argv, args)
+        _, unknown = _make_parser("--help-all" in argv).parse_known_args(argv, args)
         if unknown:
             _refuse(args.parser, unknown[0].partition("=")[0])
         evenflow.set_matmul_precision(args.matmul_precision or "highest")
@@ -78,14 +78,14 @@ def _tell_of(error: Exception, args: argparse.Namespace, what: str) -> None:
         tell_error(f"evenflow: {what}: {text}")
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser(whole: bool) -> argparse.ArgumentParser:
     parser = _Parser(prog="evenflow", description="Normalizing flows: train, evaluate, sample, edit, score.",
                      allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"evenflow {_core.version}")
     parser.add_argument("--cmake-dir", action=_CmakeDir, nargs=0,
                         help="print the folder for CMake's find_package(evenflow), and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    train.add_commands(commands)
+    train.add_commands(commands, whole)
     for name, run in COMMANDS.items():
         command(commands, name, run)
     return parser

@@ -44,7 +44,8 @@ def option(hint: Any, help: str, default: Any = None, shown: Any = None) -> Told
     if kind is None:
         return {}
     shown = default if shown is None else shown
-    told = {"help": help if shown in (None, False, "auto", "") else f"{help} ({words(shown)})", "default": default}
+    bare = shown in (None, "auto", "") or kind is bool and default is False
+    told = {"help": help if bare else f"{help} ({words(shown)})", "default": default}
     if kind is bool:
         return {**told, "action": argparse.BooleanOptionalAction if default is None else "store_true"}
     told.update(type=kind, metavar=METAVARS[kind])
@@ -54,7 +55,11 @@ def option(hint: Any, help: str, default: Any = None, shown: Any = None) -> Told
 
 
 def words(value: Any) -> str:
-    """A value as the command line takes it."""
+    """A value as the command line takes it, or yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -68,10 +73,11 @@ HELP = {"data": "data; default: the test part of the run's own",
         "columns": "CSV, Parquet: columns; default: the run's",
         "context": "CSV, Parquet: columns that the density is given; default: the run's",
         "seed": "of what is drawn", "n": "number of samples", "rows": "rows of the data instead; default: the first",
-        "quiet": "no progress", "epochs": "passes over the data, in total", "steps": "updates, in total"}
+        "quiet": "no progress", "epochs": "passes over the data, in total; default: as planned",
+        "steps": "updates, in total; default: as planned"}
 """Of arguments that several commands have."""
-COMMON = {"device": option(str, "cpu or cuda", "cpu"), "threads": option(int, "0: all cores", 0),
-          "matmul_precision": option(str, "float32 nets on a GPU: highest, or high for half the products", "highest"),
+COMMON = {"device": option(str, "cpu or cuda", "cpu"), "threads": option(int, "CPU threads, 0 for all cores", 0),
+          "matmul_precision": option(str, "nets on a GPU: highest, high (half the products)", "highest"),
           "json": option(bool, "print the result as one line of JSON", False)}
 
 
@@ -87,7 +93,7 @@ def command(commands: Any, name: str, run: Callable[..., Any], on_model: bool = 
     helps, hints = {**HELP, **dict(re.findall(r"(?m)^(\w+): (.*(?:\n .*)*)", said))}, typing.get_type_hints(run)
     sub: argparse.ArgumentParser = commands.add_parser(
         name, help=what, description=what, epilog=f"example:\n  {example}", allow_abbrev=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30))
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=24))
     sub._negative_number_matcher = NEGATIVE  # argparse takes -1e-3 for an option
     own = list(inspect.signature(run).parameters.values())[2 if on_model else 1:]
     if on_model:

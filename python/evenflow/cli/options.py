@@ -16,7 +16,7 @@ from typing import Any
 from evenflow._border import checks
 from evenflow._border.extras import need
 from evenflow._border.names import nearest
-from evenflow.cli.common import HELP, Told, option, words
+from evenflow.cli.common import Told, option, words
 from evenflow.data.augment import Augment
 from evenflow.errors import ConfigError, IoError, wrong
 from evenflow.models import DECLARED, MODELS, Setting
@@ -41,7 +41,7 @@ def _fields(owner: type) -> Options:
             choices = ", ".join(one for one in f.metadata.get("choices", ()) if one != "auto")
             usual = {f"{kind}s": usual[f.name] for kind, usual in TRAINING.items() if f.name in usual}
             found[f.name] = option(hints[f.name], ": ".join(filter(None, (f.metadata["help"], choices))),
-                                   shown=_by_owner(usual) or f.default)
+                                   shown=_by_owner(usual).removeprefix("images, tables: ") or f.default)
     return {name: told for name, told in found.items() if told}
 
 
@@ -72,29 +72,36 @@ def _model_options() -> Options:
 
 def _optimizer_options() -> Options:
     """Further arguments of the optimisers, and which of them have them."""
-    owners: dict[str, list[str]] = {}
+    owners: dict[str, dict[str, Any]] = {}
     for optimizer, make in OPTIMIZERS.items():
-        for name in list(inspect.signature(make).parameters)[1:]:
-            owners.setdefault(name, []).append(optimizer)
-    return {name: option(float, ", ".join(of)) for name, of in owners.items() if name != "lr"}
+        for p in list(inspect.signature(make).parameters.values())[1:]:
+            owners.setdefault(p.name, {})[optimizer] = p.default
+    return {name: option(float, "of the optimiser", shown=_by_owner(of)) for name, of in owners.items() if name != "lr"}
 
 
 MODEL, OPTIMIZER = _model_options(), _optimizer_options()
 SOURCE, AUGMENT, TRAINED, OUTPUT = map(_fields, (Source, Augment, Settings, Outputs))
-BOUNDS = {"help": "tables: what the values of a column lie strictly between, none for an open end; given again for "
-                  "another column", "nargs": 3, "action": "append", "metavar": ("NAME", "LOW", "HIGH")}
+BOUNDS = {"help": "tables: ends that a column's values lie between, or none; again for another column (none)",
+          "nargs": 3, "action": "append", "metavar": ("NAME", "LOW", "HIGH")}
 GROUPS: dict[str, Options] = {
     "data": {**SOURCE, "bounds": BOUNDS, **AUGMENT},
-    "model": {"preset": option(str, "a paper's settings: " + ", ".join(PRESETS)),
-              "model": option(str, f"{', '.join(MODELS).lower()}; default: glow for images, couplingflow for tables"),
-              "conditional": option(bool, "glow: density given the label"), **MODEL},
-    "training": {"epochs": option(int, HELP["epochs"]), "steps": option(int, HELP["steps"]),
-                 "seed": option(int, "of the split, the model, the order and the noise", shown="0"),
+    "model": {"model": option(str, ", ".join(MODELS).lower(), shown="images: glow; tables: couplingflow"),
+              "preset": option(str, "a paper's settings: " + ", ".join(PRESETS), shown="none"),
+              "conditional": option(bool, "glow: density given the label", shown=False), **MODEL},
+    "training": {"epochs": option(int, "passes over the data, in total", shown=_by_owner(
+                     {f"{kind}s": f"{usual['epochs']}, and {usual['least_steps']} steps" for kind, usual in
+                      TRAINING.items()})),
+                 "steps": option(int, "updates, in total", shown="those of --epochs"),
+                 "seed": option(int, "of split, model, order and noise", shown=0),
                  **TRAINED, **OPTIMIZER},
     "output": OUTPUT,
     "place": {"data": {}, "device": {}, "threads": {}, "matmul_precision": {}}}
 """By what they are of; the last, which every command has as options, or in another way, are keys alone."""
 KEYS = tuple(key for group in GROUPS.values() for key in group)
+EVERYDAY = ("data", "columns", "label", "context", "weight", "bounds", "size", "valid", "model", "conditional",
+            "levels", "depth", "hidden", "coupling", "bits", "couplings", "law", "epochs", "steps", "batch_size", "lr",
+            "patience", "seed", "device", "threads")
+"""What --help shows; --help-all shows the rest as well."""
 
 
 def checked(values: dict[str, Any]) -> dict[str, Any]:

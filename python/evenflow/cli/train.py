@@ -53,10 +53,10 @@ def train(args: argparse.Namespace, data: str | None = None, *, config: str | No
     evenflow train digits --out runs/digits
 
     data: a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a folder
-    config: TOML file of settings, named like the options (batch_size = 64), which go before it
+    config: TOML file of settings; options override it (none)
     out: folder to write (runs/<name of the data>)
-    force: replace a run, or files of its names, that are there
-    resume: go on with the run in --out, if there is one
+    force: replace a run that is there
+    resume: go on with the run in --out, or begin
     """
     with launched() as ranks:
         values = options.checked(vars(args))
@@ -163,6 +163,9 @@ def _model_settings(values: dict[str, Any], name: str, whole: Dataset) -> dict[s
         if isinstance(hidden, list) and len(hidden) == 1:
             given["hidden"] = hidden[0]
     if values.get("conditional"):
+        if whole.kind == "table":
+            raise ConfigError("[train] --conditional is for images with labels; of a table name the columns that the "
+                              "others are given: --context NAME ...")
         if not whole.classes or (whole.test is not None and whole.test_labels is None):
             lack = "the test part has" if whole.classes else "the data have"
             raise ConfigError(f"[train] --conditional needs labels, and {lack} none: {values['data']}")
@@ -258,14 +261,18 @@ def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
     return 0
 
 
-def add_commands(commands: Any) -> None:
-    """Declares them."""
+def add_commands(commands: Any, whole: bool) -> None:
+    """Declares them. whole: the help shows all options."""
     sub = command(commands, "train", train, on_model=False)
     for title, group in options.GROUPS.items():
         section = sub.add_argument_group(title)
         for key, told in group.items():
             if told:
                 section.add_argument(flag(key), **told)
+    sub.add_argument("--help-all", action="help", help="show all options and exit")
+    for action in [] if whole else sub._actions:
+        if action.dest in options.KEYS and action.dest not in options.EVERYDAY:
+            action.help = argparse.SUPPRESS
     sub.usage = "evenflow train [DATA] [--option VALUE ...]"
     sub.set_defaults(device=None, threads=None, matmul_precision=None)
     command(commands, "resume", go_on, on_model=False)

@@ -51,11 +51,11 @@ class Augment:
     (5, 8, 8, 1)
     """
 
-    shift: float = said(0.0, "largest shift, as a fraction of height and width")
-    flip: bool = said(False, "half of the training images are mirrored left to right")
-    rotation: float = said(0.0, "largest angle, degrees")
-    zoom: float = said(0.0, "largest change of size, as a fraction")
-    shear: float = said(0.0, "largest shear angle, radians")
+    shift: float = said(0.0, "images: largest shift, as a fraction of height and width")
+    flip: bool = said(False, "images: half of them are mirrored in training")
+    rotation: float = said(0.0, "images: largest angle, degrees")
+    zoom: float = said(0.0, "images: largest change of size, as a fraction")
+    shear: float = said(0.0, "images: largest shear angle, radians")
 
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):

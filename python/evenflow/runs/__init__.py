@@ -65,16 +65,16 @@ class Source(Columns):
 
     data: str = ""
     """An absolute path, or a name."""
-    columns: list[str] | None = said(None, "tables: columns to use, in this order")
-    label: str | None = said(None, "tables: column of classes")
-    context: list[str] | None = said(None, "tables: columns that the density of the others is given")
-    weight: str | None = said(None, "tables: column of what rows count for")
-    size: int | None = said(None, "folder of images: resize to N x N")
-    channels: int | None = said(None, "folder of images: 1 grey, 3 RGB, 2 and 4 these with alpha; default: as they are")
-    background: str | None = said(None, "folder of images: colour behind transparent pixels; default: white")
-    crop: int | None = said(None, "folder of images: a square of N x N out of the middle, before")
-    pad: int | None = said(None, "images: in the middle of a black square of N x N")
-    valid: float = said(0.1, "fraction for validation, 0 for none, and for testing where the data have no test part")
+    columns: list[str] | None = said(None, "tables: columns to use, in this order (all)")
+    label: str | None = said(None, "tables: column of classes (none)")
+    context: list[str] | None = said(None, "tables: columns that the others are given (none)")
+    weight: str | None = said(None, "tables: column of what rows count for (none)")
+    size: int | None = said(None, "folder of images: resize to N x N (as they are)")
+    channels: int | None = said(None, "folder of images: 1 grey, 3 RGB, 2 and 4 these with alpha (1 or 3)")
+    background: str | None = said(None, "folder of images: colour behind transparent pixels (white)")
+    crop: int | None = said(None, "folder of images: take N x N pixels of the middle, before --size (all)")
+    pad: int | None = said(None, "images: in the middle of a black square of N x N (none)")
+    valid: float = said(0.1, "share to validate on, 0: none; and to test on")
     seed: int = 0
 
     def read(self) -> Dataset:

@@ -22,7 +22,7 @@ class Outputs:
     """What a run writes, and how often."""
 
     temperature: float = said(1.0, "of the samples in pictures")
-    sample_every: int | None = said(None, "pictures of samples and learning curve every N epochs, not at the end only")
+    sample_every: int | None = said(None, "pictures of samples every N epochs (at the end)")
     log_every: int = said(100, "a line in the log every N steps; 0: for epochs only")
 
     def __post_init__(self) -> None:

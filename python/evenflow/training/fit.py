@@ -60,7 +60,7 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
         if not flow.initialized:
             name_columns(flow, arrays.names_of(x), arrays.names_of(context))
         trainer, length = ranks.try_on_all(prepare)
-        if not flow.is_image:
+        if not flow.is_image and not goes_on:  # once a training
             ranks.lead(warn_of_table)
         trainer.begin(length, steps, path)
     shown = Display(trainer.planned, bar, lines=told)

@@ -86,25 +86,26 @@ class Settings:
     5.0
     """
 
-    batch_size: int | Auto = _setting("auto", "samples a step", low=1)
+    batch_size: int | Auto = _setting("auto", "samples a step; tables: 1/30 of the rows, 32 to 256", low=1)
     optimizer: str | type[Optimizer] = _setting("auto", "rule of the update", choices=("auto", *OPTIMIZERS))
     optimizer_options: dict[str, float] = field(default_factory=dict, metadata=dict(
         help="more arguments of the optimiser", fixed=True))
     lr: float | Auto = _setting("auto", "learning rate", low=0)
-    warmup: int | Auto = _setting("auto", "steps of linear warm-up", low=0)
+    warmup: int | Auto = _setting("auto", "steps of linear warm-up; tables: 100, at most an epoch", low=0)
     schedule: str | Schedule = _setting("auto", "learning rate after the warm-up",
                                         choices=("auto", "constant", "cosine", "plateau"))
     lr_decay: float = _setting(1.0, "factor a step, with a constant schedule", low=0, high=1)
     lr_floor: float = _setting(0.0, "smallest learning rate", low=0)
     lr_patience: int = _setting(10, "epochs without improvement until plateau halves the rate", low=1)
     clip: float | Auto = _setting("auto", "largest norm of the gradient; 0: off", low=0)
-    average: float | Auto = _setting("auto", "decay of the moving average; 0: off", low=0, high=0.999999)
-    patience: int | None | Auto = _setting("auto", "epochs without improvement until it stops", low=1)
+    average: float | Auto = _setting("auto", "decay of the moving average; 0: off; images: by the length", low=0,
+                                     high=0.999999)
+    patience: int | None | Auto = _setting("auto", "epochs without improvement until it ends, without a length", low=1)
     accumulate: int = _setting(1, "pieces that a batch is worked through in", low=1)
     augment: Augment | None = _setting(None, "random changes of training images")
     on_nonfinite: str = _setting("raise", "after a failed step", choices=("raise", "skip", "rollback"))
-    init_batch: int | None = _setting(None, "samples for the data-dependent initialisation", low=1)
-    activation_budget: int | None = _setting(None, "bytes of activations that are kept; 0: all are rebuilt", low=0)
+    init_batch: int | None = _setting(None, "samples for the data-dependent initialisation (about 1e6 values)", low=1)
+    activation_budget: int | None = _setting(None, "bytes of activations to keep; 0: none (by the free memory)", low=0)
     seed: int | None = _setting(None, "of the order of the data, their augmentation and noise", low=0)
     save_every: float = _setting(60.0, "seconds between checkpoints; 0: one after every step", low=0, fixed=False)
     comm: Any = _setting(None, "communicator of mpi4py", fixed=False)
