@@ -143,7 +143,7 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
     ctx.kernels<T>().move.scale_doubles(ctx, n, -1, logdet, log_prob);
     ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, log_prob);
   }
-  if (all_finite<T>(ctx, log_prob ? n : 0, log_prob, x)) return;
+  if (all_finite<T>(ctx, n, log_prob, x)) return;
   const T* values = dense_on_host<T>(ctx, scope, host, x);
   int64_t bad = 0;
   for (int64_t i = 0; i < n; ++i) {

@@ -38,7 +38,7 @@ NotFinite first_not_finite(Context& ctx, View<const T> v) {
   return {};
 }
 
-/// Whether n numbers and `values`, if given, are all finite.
+/// Whether n numbers and `values`, each if given, are all finite.
 template <class T>
 bool all_finite(Context& ctx, int64_t n, const double* numbers, View<const T> values) {
   HostScope host(ctx);
@@ -48,6 +48,7 @@ bool all_finite(Context& ctx, int64_t n, const double* numbers, View<const T> va
     ctx.kernels<T>().optim.count_not_finite(ctx, values, bad);
     if (*host.read(bad, 1) != 0) return false;
   }
+  if (!numbers) return true;
   numbers = host.read(numbers, n);
   return std::all_of(numbers, numbers + n, [](double v) { return std::isfinite(v); });
 }
