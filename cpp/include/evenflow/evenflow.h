@@ -80,7 +80,7 @@ typedef struct evenflow_options {
 typedef struct evenflow_report {
   size_t struct_size;
   int64_t samples;     /* number of rows tested */
-  int32_t ok;          /* 1: all within the bounds of docs/embedding.md */
+  int32_t ok;          /* 1: all within the bounds of "Embedding" in the documentation */
   int32_t finite;      /* 1: no NaN or infinity in any step; else evenflow_last_error() says where */
   double round_trip_x; /* max |inverse(forward(x)) - x| */
   double round_trip_z; /* max |forward(inverse(z)) - z|, beyond what the rounding of inverse(z) explains */

@@ -51,7 +51,7 @@ struct VerifyReport {
   double precision = 0;     ///< max |log_prob - log_prob of a float64 copy|
   bool probed = false;      ///< whether `jacobian` was measured (up to 512 dimensions)
   double jacobian = 0;      ///< |logdet - log |det dz/dx|| of the float64 copy, from unit vectors
-  bool ok = false;          ///< finite, and all within the bounds of docs/embedding.md
+  bool ok = false;          ///< finite, and all within the bounds of "Embedding" in the documentation
 };
 
 /// A trained flow, ready to score and to sample; immutable, and cheap to copy.

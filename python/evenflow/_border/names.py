@@ -34,10 +34,7 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def nearest(name: str, known: Collection[str], value: Any = None, usual: dict[str, Any] | None = None) -> str | None:
-    """The name out of the known ones that was probably meant, if one is like it.
-
-    value: that was given; usual: values of the known ones, of which one of the same type comes first.
-    """
+    """The known name that was probably meant; first one whose usual value is of the given value's type."""
     near = [*(our for our in ELSEWHERE.get(name, ()) if our in known), *difflib.get_close_matches(name, known, n=1)]
     return next((one for one in near if type((usual or {}).get(one)) is type(value)), near[0] if near else None)
 

@@ -1,4 +1,4 @@
-"""The command line, `evenflow COMMAND`; docs/cli.md shows every command.
+"""The command line, `evenflow COMMAND`; "Command line" in the documentation shows each.
 
 A command is a function, by which it is declared, see `evenflow.cli.common.command`.
 """
@@ -108,7 +108,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _CmakeDir(argparse.Action):
-    """Where the wheel keeps the C++ library's CMake files; docs/embedding.md."""
+    """Where the wheel keeps the C++ library's CMake files ("Embedding in another program")."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         folders = [os.path.join(path, "lib", "cmake", "evenflow") for path in evenflow.__path__]

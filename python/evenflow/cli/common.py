@@ -58,9 +58,7 @@ def words(value: Any) -> str:
     """A value as the command line takes it, or yes or no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return " ".join(map(words, value)) if isinstance(value, (list, tuple)) else str(value).removesuffix(".0")
 
 
 def flag(key: str) -> str:

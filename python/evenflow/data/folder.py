@@ -117,7 +117,7 @@ def middle(width: int, height: int, side: int) -> Box:
 
 def read_folder(path: str, size: int | None = None, crop: int | None = None, channels: int | None = None,
                 background: str | None = None) -> Dataset:
-    """All pictures of a folder, as docs/data.md describes it; arguments as in `evenflow.data.load`."""
+    """All pictures of a folder, as "Data" in the documentation says; arguments as in `evenflow.data.load`."""
     found = _found(path)
     parts = [[names for names in found if len(names) > 1 and names[0].lower() in known] for known in (TRAIN, HELD_OUT)]
     above = 1  # folders above those of classes

@@ -13,8 +13,6 @@ from evenflow.errors import MissingExtra
 
 LINE_SECONDS = 15.0
 """Shortest time between two lines."""
-LEAST_SECONDS = 3.0
-"""Of a training, from which the time left is told."""
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 """tqdm's own format without its time left, which changes with every step."""
 
@@ -89,8 +87,8 @@ class Display:
     def _left(self, step: int) -> str:
         """The time that the training still takes, as roughly as it is known."""
         (first, begun), now = self.first or (step, 0.0), time.monotonic()
-        if self.total is None or not first < step < self.total or now - begun < LEAST_SECONDS:
-            return ""
+        if self.total is None or not first < step < self.total or now - begun < 3.0:
+            return ""  # too early to tell
         seconds = (self.total - step) * (now - begun) / (step - first)
         unit, length = ("h", 3600) if seconds >= 5400 else ("min", 60)
         number = round(seconds / length)
