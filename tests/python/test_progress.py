@@ -42,10 +42,10 @@ def test_lines_elsewhere(capsys, monkeypatch):
         display({"event": "epoch", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
                  "valid_bits_per_dim": 2.5})
     assert capsys.readouterr().err.splitlines() == [
-        "epoch 3, step 21 of 4,000: loss 2.000 bits a dimension",
-        "epoch 3, step 30 of 4,000: loss 2.000, valid 2.500 bits a dimension, about 11 h left",
-        "epoch 3, step 2,021 of 4,000: loss 2.000, valid 2.500 bits a dimension, about 16 min left",
-        "epoch 3, step 3,990 of 4,000: loss 2.000, valid 2.500 bits a dimension, less than a minute left"]
+        "epoch 3, step 21 of 4,000: loss 2.000 bits/dim",
+        "epoch 3, step 30 of 4,000: loss 2.000, valid 2.500 bits/dim, 11 h left",
+        "epoch 3, step 2,021 of 4,000: loss 2.000, valid 2.500 bits/dim, 16 min left",
+        "epoch 3, step 3,990 of 4,000: loss 2.000, valid 2.500 bits/dim, <1 min left"]
 
 
 def test_what_is_left_of_a_resumed_training(table, real_nvp, monkeypatch, tmp_path, capsys):

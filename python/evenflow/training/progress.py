@@ -13,8 +13,8 @@ from evenflow.errors import MissingExtra
 
 LINE_SECONDS = 15.0
 """Shortest time between two lines."""
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
-"""tqdm's own format without its time left, which changes with every step."""
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+"""Without tqdm's time left, which changes with every step; 80 columns hold it."""
 
 
 def find_bar() -> Any:
@@ -52,7 +52,7 @@ class Display:
     def __call__(self, record: dict[str, Any]) -> None:
         self.first = self.first or (record["step"], time.monotonic())
         if "bits_per_dim" in record:
-            self.key, self.unit = "bits_per_dim", "bits a dimension"
+            self.key, self.unit = "bits_per_dim", "bits/dim"
         for what, key in (("loss", self.key), ("valid", f"valid_{self.key}")):
             if record.get(key) is not None:
                 self.losses[what] = record[key]
@@ -92,4 +92,4 @@ class Display:
         seconds = (self.total - step) * (now - begun) / (step - first)
         unit, length = ("h", 3600) if seconds >= 5400 else ("min", 60)
         number = round(seconds / length)
-        return f", about {number} {unit} left" if number else ", less than a minute left"
+        return f", {number or '<1'} {unit} left"
