@@ -177,15 +177,18 @@ def test_killed_at_any_moment(tmp_path):
     steps, epochs = (
         [[r["step"] for r in records(folder) if r["event"] == event] for folder in (whole, part)]
         for event in ("step", "epoch"))
-    assert steps[0] == steps[1] and epochs[0] == epochs[1] and len(epochs[0]) == 21
+    assert steps[0] == steps[1] and epochs[0] == epochs[1] and len(epochs[0]) == 22
     left = {p.name for p in part.iterdir()}
     assert left == {p.name for p in whole.iterdir()}
 
 
 def test_resume_rewinds_the_log(tmp_path):
-    """Later steps, lines that are no records and half a line go; so do half-written files of a killed process."""
+    """Later steps, an epoch that goes on, lines that are no records and half a line go; so do half-written files of a
+    killed process.
+    """
     out = tmp_path / "run"
-    assert main(["train", "digits", *SMALL, "--epochs", "2", "--out", str(out)]) == 0
+    assert main(["train", "digits", *SMALL, "--steps", "33", "--out", str(out)]) == 0
+    assert [r["step"] for r in records(out) if r["event"] == "epoch"] == [14, 28, 33]
     with open(out / "log.jsonl", "a") as log:
         log.write('{"event": "epoch", "epoch": 3, "step": 42}\n5\n[]\nnull\n["resume"]\n'
                   '{"event": "epoch", "step": null}\n{"event": "epo')
@@ -194,7 +197,7 @@ def test_resume_rewinds_the_log(tmp_path):
         path.write_text("half")
     (out / ".evenflow-999999999.new").mkdir()
     assert main(["resume", str(out), "--epochs", "3", "--quiet"]) == 0
-    assert [r["epoch"] for r in records(out) if r["event"] == "epoch"] == [1, 2, 3]
+    assert [r["step"] for r in records(out) if r["event"] == "epoch"] == [14, 28, 42]
     assert records(out)[-1]["steps"] == 3 * 14
     assert not any(path.exists() for path in left)
     assert not (out / ".evenflow-999999999.new").exists()

@@ -221,19 +221,20 @@ class Run:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
     def go_on(self, plan: Plan, trainer: Trainer) -> None:
-        """Takes the log back to the trainer's step: what it says of later ones goes, and lines that are no records. Its
-        first line then has the plan, which may be of another length than before.
+        """Takes the log back to the trainer's step: what it says of later ones goes, or of an epoch that goes on, and
+        lines that are no records. Its first line then has the plan, which may be of another length than before.
         """
         with contextlib.suppress(OSError):  # what can't be removed stays
             self._remove(LEFTOVERS)
         # Before the log has the length: asked for again, it changes nothing.
         trainer.state.save(self.model, trainer.facts)
-        step, kept = trainer.state.progress.step, list[dict[str, Any]]()
+        progress, kept = trainer.state.progress, list[dict[str, Any]]()
         with writing("resume", self.log), open(self.log, encoding="utf-8", errors="replace") as file:
             for line in file:
-                with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
+                with contextlib.suppress(ValueError, RecursionError, LookupError, TypeError):
                     record = json.loads(line)
-                    kept += [record] if record.get("step", 0) <= step else []
+                    done = record["event"] != "epoch" or record["epoch"] <= progress.epoch
+                    kept += [record] if done and record.get("step", 0) <= progress.step else []
         kept[0].update(vars(plan))
         _write(self.log, "".join(json.dumps(record) + "\n" for record in kept))
         self.append({"event": "resume", "epochs": plan.settings.get("epochs"), "steps": plan.settings.get("steps")})
