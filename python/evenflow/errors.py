@@ -8,7 +8,7 @@ IoError        a file that is missing, truncated, foreign or not writable (also 
 NumericError   a value that is not finite, or a transform that can't be inverted (also an ArithmeticError)
 RanksError     a rank of a training on several that has died or does not go on (also a RuntimeError)
 MissingExtra   an optional package that is not installed (a ConfigError, also an ImportError)
-DataWarning    a warning, no error: data that a training takes, but that no density describes (a UserWarning)
+DataWarning    a warning, no error: data that a training takes, but should be told more of (a UserWarning)
 
 An array of the wrong dtype, or an argument of the wrong type, is a plain TypeError.
 
@@ -54,12 +54,14 @@ class MissingExtra(ConfigError, ImportError):
 
 
 class DataWarning(UserWarning):
-    """Data that a training takes, but that no density describes: its likelihood means nothing."""
+    """Data that a training takes, but that no density describes, or that a flow should be told more of."""
 
     __module__ = "evenflow"
 
 
 Kind = TypeVar("Kind", bound=Exception)
+_told: set[tuple[str, str, int]] = set()
+"""Warnings, and where: the ones that were shown."""
 
 
 def wrong(kind: type[Kind], where: str, argument: str | None, text: str, row: int | None = None,
@@ -75,7 +77,12 @@ def warn(text: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "evenflow":
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, DataWarning, stacklevel=level)
+    # Python forgets what it has shown whenever filters change, as scikit-learn does in every fold.
+    action = next((one for one, message, kind, *_ in warnings.filters
+                   if issubclass(DataWarning, kind) and (message is None or message.match(text))), "default")
+    if (place := (text, frame.f_code.co_filename, frame.f_lineno)) not in _told or action != "default":
+        _told.add(place)
+        warnings.warn(text, DataWarning, stacklevel=level)
 
 
 def on_all_ranks(error: Exception, rank: int) -> Exception:

@@ -202,13 +202,18 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
     where = "marginals"
     if check_flow(where, flow).is_image:
         raise wrong(ConfigError, where, "flow", "expected a flow of a table, got one of images")
-    d, names = flow.dims, flow.columns or [f"x{i}" for i in range(flow.dims)]
-    figure = _figure(where, 2 * d + 1, 2 * d + 1)
     n, seed = checks.whole(where, "n", n, low=1), checks.whole(where, "seed", seed, low=0)
     batch = check(flow, where, data, label, context, least=1)
     batch.x = floats(flow, where, batch.x)
     batch = batch[np.sort(np.random.default_rng(seed).permutation(len(batch))[:n])]
-    sets = (("data", batch.x), ("samples", flow.sample(len(batch), seed=seed, **batch.conditions)))
+    return corner(batch.x, flow.sample(len(batch), seed=seed, **batch.conditions),
+                  flow.columns or [f"x{i}" for i in range(flow.dims)], path)
+
+
+def corner(x: np.ndarray, drawn: np.ndarray, names: Any, path: str | os.PathLike[str] | None = None) -> Any:
+    """The figure of `marginals`, of rows and samples (N, D)."""
+    where, d, sets = "marginals", len(names), (("data", x), ("samples", drawn))
+    figure = _figure(where, 2 * d + 1, 2 * d + 1)
     for row, column in zip(*np.tril_indices(d)):
         axes = figure.add_subplot(d, d, row * d + column + 1)
         ends = np.quantile(sets[0][1][:, [column, row]], [0.001, 0.999], axis=0)

@@ -225,7 +225,12 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0, rows: 
     if at >= 0:
         at, *place = (int(i) for i in np.unravel_index(at, out.shape))
         row = at + first if rows is None else int(rows[at])
-        raise not_finite(where, x[(at, *place)], row, place, dtype, names, name)
+        error = not_finite(where, x[(at, *place)], row, place, dtype, names, name)
+        counts = (~np.isfinite(out)).sum(0) if len(place) == 1 else np.zeros(0, int)
+        if counts.sum() > 1:  # the rest, too, lest they are found one by one
+            of = (f"{counts[j]} in column {names[j] if names else j!r}" for j in np.flatnonzero(counts).tolist())
+            error.args = (f"{error}; such values in the {len(out)} rows looked at: {', '.join(of)}",)
+        raise error
     return out
 
 

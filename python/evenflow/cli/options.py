@@ -18,6 +18,7 @@ from evenflow._border.extras import need
 from evenflow._border.names import nearest
 from evenflow.cli.common import Told, option, words
 from evenflow.data.augment import Augment
+from evenflow.data.table import MISSES
 from evenflow.errors import ConfigError, IoError, wrong
 from evenflow.models import DECLARED, MODELS, Setting
 from evenflow.optim import OPTIMIZERS
@@ -81,10 +82,15 @@ def _optimizer_options() -> Options:
 
 MODEL, OPTIMIZER = _model_options(), _optimizer_options()
 SOURCE, AUGMENT, TRAINED, OUTPUT = map(_fields, (Source, Augment, Settings, Outputs))
-BOUNDS = {"help": "tables: ends that a column's values lie between, or none; again for another column (none)",
-          "nargs": 3, "action": "append", "metavar": ("NAME", "LOW", "HIGH")}
+PAIRS: Options = {name: {"help": f"tables: {told}; again for another column (none)", "nargs": len(metavar),
+                         "action": "append", "metavar": metavar} for name, told, metavar in (
+    ("omit", "leave out rows with a number in a column; with none where VALUE is missing", ("NAME", "VALUE")),
+    ("noise", "add uniform noise to a column in steps, of 1 for whole numbers", ("NAME", "STEP")),
+    ("bounds", "ends that a column's values lie between, or none", ("NAME", "LOW", "HIGH")))}
+"""With a column first, and what stands for no number."""
+WORDS = {"omit": MISSES, "noise": "", "bounds": "none"}
 GROUPS: dict[str, Options] = {
-    "data": {**SOURCE, "bounds": BOUNDS, **AUGMENT},
+    "data": {**SOURCE, **PAIRS, **AUGMENT},
     "model": {"model": option(str, ", ".join(MODELS).lower(), shown="images: glow; tables: couplingflow"),
               "preset": option(str, "a paper's settings: " + ", ".join(PRESETS), shown="none"),
               "conditional": option(bool, "glow: density given the label", shown=False), **MODEL},
@@ -98,9 +104,9 @@ GROUPS: dict[str, Options] = {
     "place": {"data": {}, "device": {}, "threads": {}, "matmul_precision": {}}}
 """By what they are of; the last, which every command has as options, or in another way, are keys alone."""
 KEYS = tuple(key for group in GROUPS.values() for key in group)
-EVERYDAY = ("data", "columns", "label", "context", "weight", "bounds", "size", "valid", "model", "conditional",
-            "levels", "depth", "hidden", "coupling", "bits", "couplings", "law", "epochs", "steps", "batch_size", "lr",
-            "patience", "seed", "device", "threads")
+EVERYDAY = ("data", "columns", "label", "context", "weight", "drop", "omit", "noise", "bounds", "size", "valid",
+            "model", "conditional", "levels", "depth", "hidden", "coupling", "bits", "couplings", "law", "epochs",
+            "steps", "batch_size", "lr", "patience", "seed", "device", "threads")
 """What --help shows; --help-all shows the rest as well."""
 
 
@@ -115,17 +121,19 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("data", "model", "preset"):
         if not isinstance(values.get(name, ""), str):
             raise wrong(TypeError, "train", name, f"expected a name for {name}, got {values[name]!r}")
-    if "bounds" in values:
+    for key, told in PAIRS.items():
         try:
-            rows = {str(name): [end if end == "none" else float(end) for end in (low, high)]
-                    for name, low, high in values["bounds"]}
-            if len(rows) < len(values["bounds"]):
+            rows = [[str(name), *(end if end == WORDS[key] else float(end) for end in ends)]
+                    for name, *ends in values.get(key, ())]
+            again = key != "omit" and len({name for name, *_ in rows}) < len(rows)
+            if again or any(len(row) != told["nargs"] for row in rows):
                 raise ValueError
-            values["bounds"] = [[name, *pair] for name, pair in rows.items()]
         except (TypeError, ValueError):
-            told = (f"expected bounds of each column once, by its name and two ends, each a number or none, got "
-                    f"{values['bounds']}")
-            raise wrong(ConfigError, "train", "bounds", told) from None
+            what = f"{' '.join(told['metavar'])}, with numbers{WORDS[key] and ' or ' + WORDS[key]}"
+            once = "" if key == "omit" else ", each column once"
+            raise wrong(ConfigError, "train", key, f"expected {key} as {what}{once}, got {values[key]}") from None
+        if rows:
+            values[key] = rows
     return values
 
 

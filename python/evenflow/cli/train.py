@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import os
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ from evenflow._border.console import tell
 from evenflow._border.rows import stays_outside
 from evenflow.cli import options
 from evenflow.cli.common import BASELINES, command, flag, quality, report
-from evenflow.data import Dataset, check, is_pictures
-from evenflow.data.table import is_header
-from evenflow.density import bounds_of, for_flow, limits_of, name_columns
+from evenflow.data import Dataset, check, is_pictures, load
+from evenflow.data.table import TABLES, is_header, read_raw
+from evenflow.density import bounds_of, column_names, for_flow, limits_of, name_columns
 from evenflow.distributed.ranks import Ranks, launched, threads_a_rank
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.runs import Plan, Run, Source, mark, of
-from evenflow.runs.logs import Outputs
+from evenflow.runs.logs import DRAWN, Outputs
 from evenflow.training import presets
 from evenflow.training.history import CUT_SHORT, best_of
 from evenflow.training.loop import Trainer
@@ -37,6 +38,8 @@ from evenflow.training.settings import Settings
 from evenflow.training.state import state_path
 
 MODELS: dict[str, Callable[..., Flow]] = {name.lower(): model for name, model in models.MODELS.items()}
+OUTSIDE, DISTANCE = 0.005, 0.05
+"""Share of a column's samples beyond the data, and Kolmogorov's distance from them, that are told of."""
 JUDGED_STEPS = 100
 """A shorter training may not have got anywhere yet."""
 DIVERGED = 0.3
@@ -70,6 +73,27 @@ def train(args: argparse.Namespace, data: str | None = None, *, config: str | No
         stem = os.path.basename(values["data"])
         run = Run(os.path.join("runs", stem.split(".")[0] or stem) if out is None else out)
         return _work(run, args, values, ranks, run.plan() if resume and run.exists else None)
+
+
+def inspect_data(args: argparse.Namespace, data: str) -> int:
+    """Show what the columns of a table are, and a command to train on it.
+
+    evenflow inspect catalogue.csv
+    """
+    path, rows, texts = checks.file_name("inspect", data, "data"), None, list[list[str]]()
+    if table := path.lower().endswith(TABLES):
+        names, rows, texts = read_raw(path)
+    seen = check.inspect(load(path).train) if rows is None else check.inspect(rows, names=names)
+    for column, found in zip(seen.columns, texts):
+        if found:
+            column.found = [check.Finding("text", f"has text ({', '.join(found[:3])})", "", column.option("drop"))]
+    lines, todo = seen.lines(table), f"evenflow train {shlex.quote(path)} {seen.options(table)}".rstrip()
+    shown = "\n".join([f"{seen.rows} rows", str(seen), "", *lines, "", todo])
+    if "utf" not in str(getattr(sys.stdout, "encoding", None)).lower():
+        shown = shown.translate(str.maketrans(check.BARS, check.ASCII))
+    report({"rows": seen.rows, "kinds": {str(one.name): one.kind for one in seen.columns}, "lines": lines,
+            "command": todo}, shown, args.json)
+    return 0
 
 
 def go_on(args: argparse.Namespace, path: str, *, epochs: int | None = None, steps: int | None = None,
@@ -108,8 +132,8 @@ def _work(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ran
         comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                     f"evenflow {_core.version}, command: {args.command}", f"data: {plan.mark}"]
         ranks.lead(lambda: run.start(plan, trainer, options.toml(plan.settings, comments), args.command, args.force))
-        for text in [] if flow.is_image else ranks.lead(lambda: check.found(
-                trainer.data, flow.dtype, whole.columns, trainer.seed, bounds_of(flow), trainer.standardises)):
+        for text in [] if flow.is_image else ranks.lead(lambda: _look(trainer).lines(
+                plan.source.data.lower().endswith(TABLES), check.SHOWN)):
             if ranks.rank == 0:
                 tell(f"evenflow: warning: [train] {text}")
         return _fit(run, trainer, plan, whole, args)
@@ -205,6 +229,12 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
                        "augment": augment or None})
 
 
+def _look(trainer: Trainer) -> check.Inspection:
+    flow = trainer.flow
+    return check.look(trainer.data, flow.dtype, column_names(flow).get("x") or (), trainer.seed, bounds_of(flow),
+                      trainer.standardises)
+
+
 # The training
 
 def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
@@ -250,6 +280,17 @@ def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
     report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), as_json)
     for note in result["notes"]:
         tell(f"evenflow: {note}")
+    few = 1 / min(len(trainer.data), check.MOST_ROWS)
+    off = {name: one for name, one in result["marginals"].items()
+           if one[0] > max(OUTSIDE, 10 * few) or one[1] > max(DISTANCE, 2 * (few + 1 / DRAWN) ** 0.5)}
+    known = {str(one.name): one.found for one in _look(trainer).columns} if off else {}
+    ends = dict(zip(result["marginals"], bounds_of(flow) or ()))
+    for name, (outside, distance) in off.items():
+        todo = "; ".join(one.options or one.python for one in known[name]) or (
+            f"--bounds {name} LOW HIGH, if its range has ends"
+            if outside > OUTSIDE and {*ends.get(name, ())} <= {None} else "train for longer")
+        tell(f"evenflow: warning: samples of column {name!r} differ from the data: {100 * outside:.2g} % are beyond "
+             f"them, Kolmogorov's distance is {distance:.2g}; {todo}")
     if trivial is None or result["log_likelihood"] > trivial:
         return 0
     worse, short = result["log_likelihood"] < trivial - DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
@@ -276,3 +317,4 @@ def add_commands(commands: Any, whole: bool) -> None:
     sub.usage = "evenflow train [DATA] [--option VALUE ...]"
     sub.set_defaults(device=None, threads=None, matmul_precision=None)
     command(commands, "resume", go_on, on_model=False)
+    command(commands, "inspect", inspect_data, on_model=False)

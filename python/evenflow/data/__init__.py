@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from importlib import resources
+from typing import Any
 
 from evenflow._border.checks import file_name, flag, whole
 from evenflow.data import public, toys
 from evenflow.data.augment import Augment
-from evenflow.data.check import check_table
+from evenflow.data.check import inspect
 from evenflow.data.dataset import Dataset, checked, entries, require_weight
 from evenflow.data.folder import MODES, SUFFIXES, read_folder
 from evenflow.data.numpy_files import read_npy, read_npy_folder, read_npz, read_npz_folder
@@ -23,7 +24,7 @@ from evenflow.data.table import TABLES, Columns, read_table
 from evenflow.data.toys import checkerboard, rings, two_moons
 from evenflow.errors import ConfigError, IoError
 
-__all__ = ["Augment", "Dataset", "check_table", "checkerboard", "download", "load", "rings", "two_moons"]
+__all__ = ["Augment", "Dataset", "checkerboard", "download", "inspect", "load", "rings", "two_moons"]
 
 FILES: dict[str, Callable[[str], Dataset]] = {
     ".npy": read_npy, ".npz": read_npz, ".tar.gz": public.read_cifar, ".mat": public.read_svhn,
@@ -33,6 +34,8 @@ FILES: dict[str, Callable[[str], Dataset]] = {
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
          label: str | int | None = None, context: Sequence[str | int] | None = None, weight: str | int | None = None,
+         drop: Sequence[str | int] | None = None, omit: Sequence[Sequence[Any]] | None = None,
+         noise: Sequence[Sequence[Any]] | None = None,
          size: int | None = None, crop: int | None = None, channels: int | None = None, background: str | None = None,
          pad: int | None = None, named: bool = False) -> Dataset:
     """Read a data set by name or by path.
@@ -55,6 +58,13 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None 
         Columns that the density of the others is conditioned on, in this order.
     weight : str or int, optional
         Column of how much each row counts, numbers >= 0.
+    drop : sequence of str or int, optional
+        Columns of a CSV or Parquet file to leave out.
+    omit : sequence of (column, value), optional
+        Rows of such a file to leave out: those that have this number in the column, or, for "missing", no finite one.
+    noise : sequence of (column, step), optional
+        Columns of multiples of step, such as whole numbers, to which uniform noise in -step/2 ... step/2 is added, the
+        same whenever the file is read.
     size : int, optional
         Side in pixels of the squares that the pictures of a folder are resized to; by default they must have one size.
         CelebA's are resized to 64.
@@ -96,8 +106,9 @@ int32, 2 columns, 4 classes)
     path = file_name("data", source)
     exists = not flag("data", "named", named) and os.path.exists(path)
     table, pictures = path.lower().endswith(TABLES), exists and is_pictures(path)
-    if not table and any(chosen is not None for chosen in (columns, label, context, weight)):
-        raise ConfigError(f"[data] columns, label, context and weight are for CSV and Parquet files, not for {path}")
+    if not table and any(chosen is not None for chosen in (columns, label, context, weight, drop, omit, noise)):
+        raise ConfigError("[data] columns, label, context, weight, drop, omit and noise are for CSV and Parquet files, "
+                          f"not for {path}")
     sides = {"size": size, "crop": crop, "channels": channels}
     if not pictures and (any(value is not None for value in sides.values()) or background is not None):
         raise ConfigError("[data] size, crop, channels and background are for folders of pictures, and there is none "
@@ -112,7 +123,7 @@ int32, 2 columns, 4 classes)
     elif not exists:
         found = _named(path)
     elif table:
-        found = read_table(path, Columns.of(columns, label, context, weight))
+        found = read_table(path, Columns.of(columns, label, context, weight, drop, omit, noise))
     else:
         found = _reader(path)(path)
     require_weight(path, training=found.train_weight, test=found.test_weight)

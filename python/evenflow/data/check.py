@@ -1,18 +1,22 @@
-"""Tables that have no density: columns of few values, or that follow from others; repeated rows; lone outliers.
+"""What the columns of a table are, and what a flow should be told of them.
 
-On such data the likelihood grows without bound, as the peaks that a flow puts on them become narrower.
+On columns of few values, or that follow from others, and on repeated rows the likelihood grows without bound, as the
+peaks that a flow puts on them become narrower. Past an end of a column, such as zero, a flow draws what can't be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from evenflow._border import arrays, checks
 from evenflow._border.batch import Batch
-from evenflow._border.bounds import Pairs, unbounded
+from evenflow._border.bounds import Pairs
 from evenflow.data.rows import shuffled
 from evenflow.errors import ShapeError, wrong
 
@@ -23,24 +27,110 @@ OFTEN, LEAST = 0.01, 5
 normal distribution have frequent values only where they are rounded to a 40th of its deviation or more."""
 MOST, MUCH = 0.5, 0.05
 """Shares of the rows that frequent values together, and one alone, may have; of few rows one may have twice LEAST."""
-REPEATED = 0.02
-"""Share of the rows that may repeat others."""
-FAR, OFF = 1e4, 100.0
-"""Times the distance of its quartiles that a column's deviation may be, and that a row may be from the middle for the
-column's dependence on others. Of a Cauchy distribution the first is some tens to hundreds."""
+CLASSES, REPEATED, FEW = 20, 0.02, 50
+"""Most values of a class; share of the rows that may repeat others; rows that tell nothing of ends and tails."""
+APART, OFF, FAR = 3.0, 100.0, 1e4
+"""Times the distance of the quartiles that a mark of missing values is from the others, that a row may be from the
+middle for the column's dependence on others, and that a column's deviation may be; of a Cauchy distribution this is
+some tens to hundreds."""
+LONG = (0.001, 12.0), (0.01, 10.0)
+"""(share of the rows at either end, times the distance of the quartiles that the others are wide) where tails are long,
+of many rows and of few: 10 and 5 of Student's t with 4 degrees of freedom, 36 and 10 with 1.7."""
+NEAR, FULL, SKEW = 0.05, 0.005, 2.5
+"""Width of an end, and the share of the rows there that makes it one; how much longer the upper half of a positive
+column's rows is than the lower where it has a long tail."""
+ANGLES = (0.0, 360.0), (-180.0, 180.0), (-90.0, 90.0), (0.0, 6.2832), (-3.1416, 3.1416), (-1.5708, 1.5708)
 MOST_COLUMNS = 1024
 """Whose dependence is looked for, which takes as long as the cube of their number."""
-SHOWN = 4
-"""Columns that are named."""
+SHOWN = 12
+"""Lines that a training prints."""
+BARS, ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
+NO_LIMIT = "so the likelihood can grow without bound"
 
 
-def check_table(x: Any, context: Any = None, *, names: Sequence[str] | None = None, seed: int = 0) -> list[str]:
-    """Looks for what keeps a table from having a density, as `fit` does before it trains.
+class Finding(NamedTuple):
+    """What was seen of a column, the remedy in Python's words, and options of `evenflow train`, if it has any."""
+
+    kind: str
+    seen: str
+    python: str
+    options: str = ""
+
+
+@dataclass
+class Column:
+    """A column as it was looked at."""
+
+    name: str | int
+    values: np.ndarray
+    """Those that are finite."""
+    missing: int = 0
+    found: list[Finding] = field(default_factory=list)
+    """Nothing of a plain real number."""
+
+    @property
+    def kind(self) -> str:
+        return ", ".join(dict.fromkeys(one.kind for one in self.found)) or "real"
+
+    def option(self, name: str, *values: object) -> str:
+        """--name COLUMN VALUES, as a shell takes it."""
+        said = ("none" if value is None else f"{value:.9g}" if isinstance(value, float) else value for value in values)
+        return " ".join(map(str, (f"--{name}", shlex.quote(str(self.name)), *said)))
+
+    def within(self, low: float | None, high: float | None, step: float = 0.0) -> tuple[str, str]:
+        """Bounds, and noise for values in steps, in the words of Python and of the command line."""
+        python, options = list[str](), list[str]()
+        if step:
+            python = [f"add noise, rng.uniform({-step / 2:g}, {step / 2:g}, N), and round samples"]
+            options = [self.option("noise", step)]
+        if (low, high) != (None, None):
+            ends = ("None" if end is None else f"{end:.9g}" for end in (low, high))
+            python, options = [*python, f"bounds=({', '.join(ends)})"], [*options, self.option("bounds", low, high)]
+        return ", with ".join(python), " ".join(options)
+
+
+@dataclass
+class Inspection:
+    """What `inspect` saw of the columns, and what concerns several of them. `print` shows a table."""
+
+    rows: int
+    columns: list[Column]
+    table: list[str]
+
+    def lines(self, command: bool = False, most: int | None = None) -> list[str]:
+        """A line for each column that is no plain real number, and those that concern several; or the first of them.
+
+        command: remedies are told as options of `evenflow train`, where it has them, not in Python's words.
+        """
+        told = [f"column {column.name!r} " + "; ".join(f"{one.seen}: {command and one.options or one.python}"
+                                                       for one in column.found)
+                for column in self.columns if column.found] + self.table
+        return told if most is None or len(told) <= most else [
+            *told[:most], f"{len(told) - most} more lines: evenflow inspect, or evenflow.data.inspect, has all"]
+
+    def options(self, table: bool = True) -> str:
+        """Those of `evenflow train` that the lines name, of alternatives the first; or bounds alone, as for arrays."""
+        found = (one.options.partition(", or ")[0] for column in self.columns for one in column.found)
+        return " ".join(one for one in found if one.startswith("--" if table else "--bounds"))
+
+    def __str__(self) -> str:
+        table = [["column", "kind", "missing", "least", "1 %", "median", "99 %", "most", ""]]
+        for one in self.columns:
+            quantiles = np.quantile(one.values, [0, 0.01, 0.5, 0.99, 1]) if len(one.values) else [math.nan] * 5
+            table.append([str(one.name), one.kind, str(one.missing), *[f"{q:.4g}" for q in quantiles],
+                          _histogram(one.values)])
+        wide = [max(map(len, cells)) for cells in zip(*table)]
+        return "\n".join("  ".join(f"{cell:{'<' if i in (0, 1, 8) else '>'}{wide[i]}}" for i, cell in enumerate(row)
+                                   ).rstrip() for row in table)
+
+
+def inspect(x: Any, context: Any = None, *, names: Sequence[str] | None = None, seed: int = 0) -> Inspection:
+    """Looks at the columns of a table, as `fit` does before it trains.
 
     Parameters
     ----------
     x : array_like, (N, D)
-        The table; of a large one 65,536 rows are looked at.
+        The table, in which values may be missing (NaN); of a large one 65,536 rows are looked at.
     context : array_like, (N, C), optional
         What its density is conditioned on. Rows that differ in it are no copies.
     names : sequence of str, optional
@@ -50,8 +140,9 @@ def check_table(x: Any, context: Any = None, *, names: Sequence[str] | None = No
 
     Returns
     -------
-    list of str
-        What is wrong, and what helps: nothing, or up to two sentences.
+    Inspection
+        `print` shows a table of the columns; `lines()` says of each that is no plain real number what was seen, and
+        the argument that serves it.
 
     Raises
     ------
@@ -62,69 +153,167 @@ def check_table(x: Any, context: Any = None, *, names: Sequence[str] | None = No
     --------
     >>> import numpy as np, evenflow as ef
     >>> table = np.random.default_rng(0).normal(size=(1000, 2))
-    >>> table[:, 1] = np.round(table[:, 1])
-    >>> print(ef.data.check_table(table)[0][:45])
-    this table has no density: few distinct value
+    >>> table[:, 1] = np.exp(table[:, 1])
+    >>> print(*ef.data.inspect(table, names=["speed", "flux"]).lines())
+    column 'flux' is positive with a long tail: bounds=(0, None)
     """
-    where = "check_table"
+    where = "inspect"
     names = arrays.names_of(x) if names is None else names
     rows = arrays.as_array(where, x)
     if len(rows.shape) != 2:
         raise wrong(ShapeError, where, "x", f"expected a table (N, D), got {rows.shape}")
     given = None if context is None else arrays.as_numbers(where, "context", context).reshape(len(rows), -1)
     seed = checks.whole(where, "seed", seed, low=0)
-    return found(Batch(rows, context=given), np.dtype(np.float64), names or (), seed)
+    seen = look(Batch(rows, context=given), np.dtype(np.float64), names or (), seed)
+    for one, count in zip(seen.columns, (~np.isfinite(rows)).sum(0).tolist() if rows.dtype.kind == "f" else ()):
+        one.missing = count
+        one.found[:0] = [Finding("missing", f"has {count} missing values", "leave these rows out, or fill them in",
+                                 one.option("omit", "missing"))] if count else []
+    return seen
 
 
-def found(data: Batch, dtype: np.dtype, names: Sequence[str] = (), seed: int = 0, bounds: Pairs | None = None,
-          scales: bool = True) -> list[str]:
-    """What is wrong with a table for a flow of a dtype, with bounds.
+def look(data: Batch, dtype: np.dtype, names: Sequence[str] = (), seed: int = 0, bounds: Pairs | None = None,
+         scales: bool = True) -> Inspection:
+    """`inspect`, for a flow of a dtype, with bounds, whose columns need no others.
 
     Rows of weight 0 are left out, others count alike: a weight says how much of the distribution a row stands for, not
     that its values were drawn again. scales: whether the table also decides how the flow standardises.
     """
-    n = len(data)
-    most = max(1, min(MOST_ROWS, MOST_VALUES // data.x.shape[1]))
+    n, d = data.x.shape
+    most = max(1, min(MOST_ROWS, MOST_VALUES // d))
     index = shuffled(data.x, seed)[:most] if n > most else np.arange(n)
+    index = index if data.weight is None else index[data.weight[index] > 0]
     with np.errstate(over="ignore"):
         rows = np.asarray(data.x[index]).astype(dtype)
     given = np.empty((len(rows), 0), dtype) if data.context is None else data.context[index].astype(dtype)
-    good = np.isfinite(rows).all(1)  # those of a file are checked later
-    if data.weight is not None:
-        good &= data.weight[index] > 0
-    rows, given = rows[good], given[good]
-    known = [repr(name) for name in names] or [str(j) for j in range(rows.shape[1])]
-    said = [*_frequent(rows, known)]
+    finite, columns, told = np.isfinite(rows), list[Column](), list[str]()
+    for j in range(d):
+        columns.append(one := Column(names[j] if len(names) else j, rows[finite[:, j], j].astype(np.float64)))
+        one.found += _found(one, bounds is None or (None, None) == tuple(bounds[j]), scales)
+    some = [one for one in columns if len(one.values)]
+    finite, rows = finite[:, finite.any(0)], rows[:, finite.any(0)]
+    rows, given = rows[finite.all(1)], given[finite.all(1)]
+    for j, others in _follow(rows, given):
+        of = dict.fromkeys("the context" if i < 0 else f"{some[i].name!r}" for i in others)
+        some[j].found[:] = [Finding("copy", f"is a linear function of {', '.join([*of][:4])}, {NO_LIMIT}",
+                                    "leave it out", some[j].option("drop"))]
     if copies := _copies(np.concatenate([rows, given], axis=1)):
-        said.append(f"{_share(copies, len(rows))} of the rows repeat others (leave them out)")
-    if dependent := [known[j] for j in _dependent(rows, given)]:
-        what = "are linearly dependent" if len(dependent) > 1 else "is a linear function of the context"
-        said.append(f"{_columns(dependent)} {what} (leave one of them out)")
-    texts = []
-    if said:
-        texts.append(f"this table has no density: {'; '.join(said)}. The likelihood can grow without bound, and its "
-                     'size means nothing; see "Discrete columns and repeated rows" in the documentation')
-    if far := _scales_of_few(bounds, rows, given, known) if scales else []:
-        texts.append(f"a few outliers dominate the standard deviation of {_listed(far)}: leave their rows out, or clip "
-                     "or transform the column")
-    return texts
+        told.append(f"{_share(copies / len(rows))} of the rows repeat others, {NO_LIMIT}: leave them out")
+    told += [f"context column {j} {one.seen}: {one.python}" for j in range(given.shape[1] if scales else 0)
+             for one in _outliers(given[:, j].astype(np.float64))]
+    return Inspection(n, columns, told)
 
 
-def _frequent(rows: np.ndarray, known: list[str]) -> list[str]:
-    """Columns of few values, and columns with one value in many rows."""
-    few, peaks = [], []
-    for name, column in zip(known, rows.T):
-        values, counts = np.unique(column, return_counts=True)
-        often = counts >= max(LEAST, OFTEN * len(rows))
-        if often.sum() > 1 and counts[often].sum() >= MOST * len(rows):
-            apart = np.diff(values[often].astype(np.float64)).min()
-            few.append(f"{name} ({len(values)} values, {apart:.3g} apart)")
-        elif counts.max(initial=0) >= max(2 * LEAST, MUCH * len(rows)):
-            peaks.append(f"{name} ({values[counts.argmax()]:.6g} in {_share(counts.max(), len(rows))} of the rows)")
-    noise, out = "add uniform noise as wide as they are apart", "leave these rows out, or add noise to them"
-    found = [(few, "few distinct values in", f"{noise}, or take a class as a context"),
-             (peaks, "one value many times in", out)]
-    return [f"{what} {_columns(columns)} ({remedy})" for columns, what, remedy in found if columns]
+def compare(rows: np.ndarray, drawn: np.ndarray) -> list[tuple[float, float]]:
+    """For each column the share of drawn values outside of the rows' range, and Kolmogorov's distance of the two."""
+    found = []
+    for a, b in zip(np.sort(rows, axis=0).T, np.sort(drawn, axis=0).T):
+        one, other = (np.searchsorted(x, np.concatenate([a, b]), side="right") / len(x) for x in (a, b))
+        found.append((float(((b < a[0]) | (b > a[-1])).mean()), float(np.abs(one - other).max())))
+    return found
+
+
+def _found(column: Column, free: bool, scales: bool) -> Iterator[Finding]:
+    """What there is to say of a column by itself. free: it has no bounds yet."""
+    v, n, out = column.values, len(column.values), "leave these rows out"
+    for mark in _marks(v):
+        share, v = (v == mark).mean(), v[v != mark]
+        yield Finding("mark", f"has {mark:.6g} in {_share(share)} of the rows, far from the others, as a mark of "
+                      "missing values is", out, column.option("omit", mark))
+    values, counts = np.unique(v, return_counts=True)
+    if len(values) < 2:
+        if len(v) > 1:
+            yield Finding("constant", "is constant, which has no density", "leave it out", column.option("drop"))
+        return
+    often, two = counts >= max(LEAST, OFTEN * n), len(values) == 2 and counts.min() >= LEAST
+    if two or often.sum() > 1 and counts[often].sum() >= MOST * n:
+        yield _few(column, values, two or bool(often.all()) and len(values) <= CLASSES, free)
+        return
+    often = counts >= max(2 * LEAST, MUCH * n)
+    for at, beside in ((0, 1), (-1, -2)):  # where values were cut off
+        often[at] |= counts[at] >= max(LEAST, FULL * n, 10 * counts[beside])
+    for limit in values[often].tolist():
+        share, v = (v == limit).mean(), v[v != limit]
+        yield Finding("peak", f"has {limit:.6g} in {_share(share)} of the rows, {NO_LIMIT}",
+                      f"{out}, or add noise to them", column.option("omit", limit))
+    if scales and free:
+        yield from _outliers(v)
+    if len(v) < FEW or not free:
+        return
+    kind, seen, low, high = _ends(v)
+    if kind:
+        touched, step = [end for end in (low, high) if end in (v.min(), v.max())], 0.0
+        if touched:
+            step = next((0.1 ** k for k in range(7) if (abs(v - np.round(v, k)) <= 1e-7 * abs(v)).all()), 0.0)
+            seen += ", with values on the bound"
+        for end in touched if not step else ():
+            yield Finding(kind, f"has {end:g} in {_share((v == end).mean())} of the rows", out,
+                          column.option("omit", end))
+        low, high = None if low is None else low - step, None if high is None else high + step
+        yield Finding(kind, seen, *column.within(low, high, step))
+        return
+    rare, times = LONG[n < 1000]
+    q = np.quantile(v, [rare, 0.25, 0.5, 0.75, 1 - rare])
+    if q[4] - q[0] > times * (scale := q[3] - q[1]) > 0:
+        shift = f"(x {-q[2]:+.2g})" if abs(q[2]) > scale else "x"
+        yield Finding("long tails", "has long tails", f"take np.arcsinh({shift} / {scale:.2g}) for it")
+
+
+def _few(column: Column, values: np.ndarray, classes: bool, free: bool) -> Finding:
+    """A column of few values: a class, or numbers in steps."""
+    step = float(f"{np.diff(values).min():.3g}")
+    low = values[0] - step if free and values[0] in (0, step) else None
+    python, options = column.within(low, None, step)
+    if classes:
+        return Finding("class", f"has {len(values)} values, {NO_LIMIT}", f"take a class as the context, or {python}",
+                       f"{column.option('context')}, or {options}")
+    return Finding("count" if step == 1 and low is not None else "steps", f"has few values, {step:g} apart, {NO_LIMIT}",
+                   python, options)
+
+
+def _marks(v: np.ndarray) -> Iterator[float]:
+    """Values that several rows have, before or after all others: far from them, the only negative one, or in nines."""
+    values, counts = np.unique(v, return_counts=True)
+    at = 0
+    while at > -2 and len(values) > CLASSES:
+        rest = slice(1, None) if at == 0 else slice(-1)
+        others = np.repeat(values[rest], counts[rest])
+        low, high = others[len(others) // 4], others[3 * len(others) // 4]
+        mark, gap = float(values[at]), abs(values[at] - values[rest][at])
+        nines = abs(mark) > 9 and set(f"{abs(mark):.0f}") == {"9"} and gap > high - low
+        negative = at == 0 and mark < 0 <= values[1]
+        if counts[at] >= LEAST and (gap > APART * (high - low) > 0 or nines or negative):
+            yield mark
+            values, counts = values[rest], counts[rest]
+        else:
+            at -= 1
+
+
+def _ends(v: np.ndarray) -> tuple[str, str, float | None, float | None]:
+    """(kind, what it is, the ends of its range), None for an open end; no kind of a column without ends."""
+    least = max(3, FULL * len(v))
+    for low, high in ANGLES:
+        width = NEAR * (high - low)
+        if low <= v.min() and v.max() <= high and min((v < low + width).sum(), (v > high - width).sum()) >= least:
+            return "angle", f"is an angle ({low:g} ... {high:g})", low, high
+    low, middle, high = np.quantile(v, [0.01, 0.5, 0.99])
+    if v.min() < 0:
+        return "", "", None, None
+    if v.max() <= 1 and high > 0.5 and max((v < NEAR).sum(), (v > 1 - NEAR).sum()) >= least:
+        return "fraction", "is a fraction (0 ... 1)", 0.0, 1.0
+    if low < middle / 2 and high - middle > SKEW * (middle - low):
+        return "positive", "is positive with a long tail", 0.0, None
+    many = (v < NEAR * high).sum() >= max(LEAST, least)
+    return ("positive", "begins at 0, with many rows", 0.0, None) if many else ("", "", None, None)
+
+
+def _outliers(v: np.ndarray) -> Iterator[Finding]:
+    """Of a column whose deviation is much larger than what half of its rows lie within."""
+    low, high = np.quantile(v, [0.25, 0.75], method="nearest") if len(v) else (0.0, 0.0)
+    with np.errstate(over="ignore"):
+        if high > low and (deviation := v.std()) > FAR * (high - low):
+            yield Finding("outliers", f"has a few outliers, which dominate its deviation ({deviation:.1g}, half of the "
+                          f"rows within {high - low:.1g})", "leave these rows out, or clip or transform it")
 
 
 def _copies(rows: np.ndarray) -> int:
@@ -135,49 +324,40 @@ def _copies(rows: np.ndarray) -> int:
     return copies if copies >= max(LEAST, REPEATED * len(rows), 10 * by_chance) else 0
 
 
-def _dependent(rows: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """The columns of rows that are linear combinations of others and of those of given, up to rounding."""
-    x = np.concatenate([rows, given], axis=1).astype(np.float64)
+def _follow(rows: np.ndarray, given: np.ndarray) -> Iterator[tuple[int, list[int]]]:
+    """Columns that are linear combinations of those before them and of the context's, up to rounding, with these; the
+    context's have negative numbers.
+    """
+    x = np.concatenate([given, rows], axis=1).astype(np.float64)
     with np.errstate(all="ignore"):
         low, middle, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0) if len(x) else np.zeros((3, x.shape[1]))
         far = (np.abs(x - middle) > OFF * (high - low)) & (high > low)
     x = x[~far.any(1)]  # a row that is far off in several columns puts all on a line
     at = np.flatnonzero((x != x[:1]).any(0))
-    if len(at) > MOST_COLUMNS or len(x) < 2 * len(at):
-        return np.empty(0, int)
+    if not 0 < len(at) <= min(MOST_COLUMNS, len(x) // 2):
+        return
     x = x[:, at] / np.abs(x[:, at]).max(0, initial=0)  # squares of large numbers are too large
     size = np.square(x).mean(0) / x.var(0)  # of what is rounded, against the deviation
-    x = (x - x.mean(0)) / x.std(0)
-    spread, ways = np.linalg.eigh(x.T @ x / len(x))
-    rounding = np.square(np.finfo(rows.dtype).eps) * (np.square(ways).T @ size)
-    share = np.abs(ways[:, spread < 4 * np.maximum(rounding, 1e-16)]).max(1, initial=0)
-    return np.asarray(at[(share > 1e-3) & (at < rows.shape[1])])
+    r = np.asarray(np.linalg.qr((x - x.mean(0)) / x.std(0) / math.sqrt(len(x)), mode="r"))
+    free = np.zeros(len(at), bool)
+    for j in range(len(at)):
+        left = np.square(r[:j + 1, j][~free[:j + 1]]).sum()  # of its variance, by those that are free before it
+        of = np.flatnonzero(free)
+        share = np.linalg.solve(r[np.ix_(of, of)], r[of, j]) if left < 1e-4 else np.zeros(len(of))
+        rounding = np.square(np.finfo(rows.dtype).eps) * (size[j] + np.square(share) @ size[of])
+        free[j] = left >= 4 * max(rounding, 1e-16) or at[j] < given.shape[1]
+        if not free[j]:
+            yield int(at[j]) - given.shape[1], [int(at[i]) - given.shape[1] for i in of[np.abs(share) > 1e-3]]
 
 
-def _scales_of_few(bounds: Pairs | None, rows: np.ndarray, given: np.ndarray, known: list[str]) -> list[str]:
-    """Columns, of a context too, whose deviation is much larger than what half of their rows lie within."""
-    far = []
-    with np.errstate(all="ignore"):  # rows of a file that lie out of bounds are found later
-        x = rows if bounds is None else unbounded(bounds, rows)
-        names = [f"column {name}" for name in known] + [f"context column {j}" for j in range(given.shape[1])]
-        for name, column in zip(names, [*x.T, *given.T]):
-            column = column[np.isfinite(column)].astype(np.float64)
-            if len(column):
-                low, high = np.quantile(column, [0.25, 0.75], method="nearest")
-                if column.std() > FAR * (high - low) > 0:
-                    far.append(f"{name} (deviation {column.std():.1g}, half of the rows within {high - low:.1g})")
-    return far
+def _histogram(v: np.ndarray) -> str:
+    """Of the middle 98 % of the values, in a line of text."""
+    ends = np.quantile(v, [0.01, 0.99]) if len(v) else (0.0, 0.0)
+    bins = len(np.unique(v[(v >= ends[0]) & (v <= ends[1])])[:16])
+    counts, _ = np.histogram(v, max(1, bins), range=tuple(ends))
+    return "".join(BARS[math.ceil(8 * count / max(1, counts.max()))] for count in counts)
 
 
-def _share(count: int, of: int) -> str:
+def _share(of: float) -> str:
     """A percentage to one digit, so that other folds of the same data give the same text, which is then shown once."""
-    return f"{float(f'{100 * count / of:.1g}'):g} %"
-
-
-def _columns(names: list[str]) -> str:
-    return f"{'column' if len(names) == 1 else 'columns'} {_listed(names)}"
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"{float(f'{100 * of:.1g}'):g} %"

@@ -271,10 +271,16 @@ def complaint(cell: object) -> str:
     """What is wrong with a cell or a value that no table may have, and what to do."""
     text = str(cell).strip()
     if text.lower() in MISSING:
-        return f"missing value ({text or 'an empty cell'}); fill it in, remove the row, or leave out the column"
+        return f"missing value ({text or 'an empty cell'}); fill it in, or omit the row or drop the column"
     if not is_number(text):
-        return f"{text!r} is not a number; leave this column out, by choosing the others as columns, or convert it"
+        return f"{text!r} is not a number; leave this column out (drop), or convert it"
     return f"{text} is negative" if math.isfinite(float(text)) else f"{text} is not finite"
+
+
+def is_missing(cell: object) -> bool:
+    """Whether a cell stands for no value, or for an infinite one."""
+    text = str(cell).strip()
+    return text.lower() in MISSING or is_number(text) and math.isinf(float(text))
 
 
 def is_number(text: str) -> bool:

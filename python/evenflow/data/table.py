@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import functools
 import gzip
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -15,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenflow._border.extras import need
-from evenflow.data.dataset import Dataset, Flaws, is_number, reading
+from evenflow._border.bounds import Pairs
+from evenflow.data.dataset import Dataset, Flaws, is_missing, is_number, reading
 from evenflow.errors import ConfigError, IoError
 
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 TABLES = (*CSV, ".parquet")
 DELIMITERS = ",;\t"
+MISSES = "missing"
 BLOCK_CELLS = 1 << 18
 """Cells that are in memory at once: a few MB."""
 Part = tuple[list[NDArray[np.float64]], list[Any], list[str]]
@@ -36,18 +39,35 @@ class Columns:
     label: str | None = None
     context: list[str] | None = None
     weight: str | None = None
+    drop: list[str] | None = None
+    """Not read."""
+    omit: list[tuple[str, Any]] | None = None
+    """(column, value): rows that have it are left out; `missing` stands for one that is."""
+    noise: list[tuple[str, Any]] | None = None
+    """(column, step): of its values, to which uniform noise of this width is added."""
 
     @staticmethod
     def of(columns: Sequence[str | int] | None = None, label: str | int | None = None,
-           context: Sequence[str | int] | None = None, weight: str | int | None = None) -> Columns:
+           context: Sequence[str | int] | None = None, weight: str | int | None = None,
+           drop: Sequence[str | int] | None = None, omit: Sequence[Sequence[Any]] | None = None,
+           noise: Sequence[Sequence[Any]] | None = None) -> Columns:
         """Names and numbers as a user gives them. TypeError."""
         def names(what: str, some: Sequence[str | int] | None) -> list[str] | None:
             if some is not None and (isinstance(some, str) or not isinstance(some, Iterable)):
                 raise TypeError(f"[data] {what} must be a list of names, not {some!r}")
             return None if some is None else [str(name) for name in some]
 
+        def pairs(what: str, some: Any) -> list[tuple[str, Any]] | None:
+            try:
+                return None if some is None else [
+                    (str(name), value if (what, value) == ("omit", MISSES) else float(value)) for name, value in some]
+            except (TypeError, ValueError):
+                raise TypeError(f"[data] {what} must be a list of pairs of a column and a number, not {some!r}"
+                                ) from None
+
         return Columns(names("columns", columns), None if label is None else str(label), names("context", context),
-                       None if weight is None else str(weight))
+                       None if weight is None else str(weight), names("drop", drop), pairs("omit", omit),
+                       pairs("noise", noise))
 
     @property
     def numbers(self) -> list[str]:
@@ -70,7 +90,9 @@ class Columns:
         return Columns(self.columns if other.columns is None else other.columns,
                        self.label if other.label is None and other.columns is None else other.label,
                        self.context if other.context is None else other.context,
-                       (None if self.weight in other.all else self.weight) if other.weight is None else other.weight)
+                       (None if self.weight in other.all else self.weight) if other.weight is None else other.weight,
+                       self.drop, self.omit, [pair for pair in self.noise or () if pair[0] in (
+                           other.columns or self.columns or [pair[0]])] or None)
 
     def elsewhere(self, path: str, names: Mapping[str, Sequence[str]], count: int) -> Columns:
         """What a model that was trained on this choice, of `count` columns, takes of another file. IoError.
@@ -85,16 +107,33 @@ class Columns:
         label = None if columns else self.label
         # Of columns that are all taken in their order, the number says whether weights are among them.
         others = 0 if columns else count + len(context or ()) + (label is not None)
-        return Columns(columns, label, context, self.weight if self.weight in there and len(there) > others else None)
+        return Columns(columns, label, context, self.weight if self.weight in there and len(there) > others else None,
+                       [name for name in self.drop or () if name in there] or None, noise=self.noise)
+
+    def rounded(self, x: NDArray[Any], names: Sequence[str], bounds: Pairs | None) -> NDArray[Any]:
+        """Samples (N, D) of a flow with these bounds, without the noise, which the flow has learned too."""
+        x = x.copy()
+        for name, step in self.noise or ():
+            low, high = (None, None) if bounds is None else bounds[names.index(name)]
+            first = -math.inf if low is None else math.floor(low / step + 1e-3) + 1
+            last = math.inf if high is None else math.ceil(high / step - 1e-3) - 1
+            # A quotient: of 562 and 1000 it is the number nearest to 0.562, which a product with 0.001 need not be.
+            x[:, names.index(name)] = np.clip(np.rint(x[:, names.index(name)] / step), first, last) / (1 / step) + 0.0
+        return x
 
     def among(self, path: str, names: list[str], index: Sequence[object] = ()) -> Columns:
         """This choice for a file with these columns, of which pandas' index is taken by name only."""
         named = [name for name in names if name]
         if len(set(named)) != len(named):
             raise IoError(f"[data] {path}: two columns have the same name: {', '.join(names)}")
-        columns = [n for n in names if n not in (*self.all, *index)] if self.columns is None else self.columns
+        drop = self.drop or ()
+        columns = [n for n in names if n not in (*self.all, *index, *drop)] if self.columns is None else self.columns
         chosen = dataclasses.replace(self, columns=columns)
-        for name in chosen.all:
+        for what, pairs, of in (("omit", self.omit, chosen.numbers), ("noise", self.noise, columns)):
+            for name, _ in pairs or ():
+                if name in names and name not in of:
+                    raise ConfigError(f"[data] {path}: expected a column that is read, for {what}, got {name!r}")
+        for name in (*chosen.all, *drop, *(name for name, _ in (*(self.omit or ()), *(self.noise or ())))):
             if name not in names:
                 raise ConfigError(f"[data] {path}: there is no column {name!r}; the columns are {', '.join(names)}")
             if chosen.all.count(name) > 1:
@@ -144,7 +183,7 @@ def read_blocks(path: str, chosen: Columns = Columns()) -> Iterator[Block]:
 
     From the first value on that can't be used the rest is only counted, for an IoError that tells of all.
     """
-    flaws, rows = Flaws(path), 0
+    flaws, rows, draws = Flaws(path), 0, np.random.default_rng(0)
     with _opened(path) as (there, index, parts):
         if chosen.columns is None and "" in there:
             raise IoError(f"[data] {path}: column {there.index('')} has no name; if it is the index of a pandas frame, "
@@ -157,13 +196,39 @@ def read_blocks(path: str, chosen: Columns = Columns()) -> Iterator[Block]:
                 bad[:, -1] |= table[:, -1] < 0
             if chosen.label is not None:
                 bad, cells = np.column_stack([bad, [cell == "" for cell in labels]]), [*cells, labels]
-            flaws.add(chosen.all, bad, cells)
+            gone = np.zeros(len(table), bool)
+            for name, value in chosen.omit or ():
+                at = chosen.numbers.index(name)
+                if value != MISSES:
+                    gone |= table[:, at] == value
+                for row in np.flatnonzero(bad[:, at]) if value == MISSES else ():
+                    gone[row] |= is_missing(cells[at][int(row)])
+            flaws.add(chosen.all, bad & ~gone[:, None], cells)
+            table, labels = table[~gone], [label for label, out in zip(labels, gone) if not out]
             rows += len(table)
-            if not flaws:
+            for name, step in chosen.noise or ():
+                column = table[:, chosen.numbers.index(name)]
+                if not np.allclose(column, step * np.rint(column / step), rtol=1e-6, atol=1e-3 * step, equal_nan=True):
+                    raise ConfigError(f"[data] {path}: expected multiples of {step:g} in column {name!r}, for noise")
+                column += step * (draws.random(len(table)) - 0.5)
+            if not flaws and len(table):
                 yield Block(chosen, table, labels)
     flaws.refuse()
     if rows == 0:
         raise IoError(f"[data] {path}: the table has no rows")
+
+
+def read_raw(path: str) -> tuple[list[str], NDArray[np.float64], list[list[str]]]:
+    """Names of a file's columns, their numbers (N, D), NaN where a cell is none, and the texts in each, sorted."""
+    with _opened(path) as (there, index, parts):
+        names = Columns().among(path, there, index).columns or []
+        blocks, texts = [], [set[str]() for _ in names]
+        for numbers, cells, _ in parts(Columns(names)):
+            blocks.append(np.column_stack(numbers))
+            for found, column, number in zip(texts, cells, numbers):
+                found |= {str(cell).strip() for cell in np.asarray(column, object)[np.isnan(number)]
+                          if not is_missing(cell)}
+    return names, np.concatenate([np.empty((0, len(names))), *blocks]), [sorted(found) for found in texts]
 
 
 def table_columns(path: str) -> list[str]:
@@ -259,7 +324,7 @@ def _parquet_parts(path: str, file: Any, chosen: Columns) -> Iterator[Part]:
         for name, column in zip(chosen.numbers, cells):
             if not str(column.type).startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
                 raise IoError(f"[data] {path}: column {name!r} holds {column.type}, not numbers; leave this column "
-                              "out, by choosing the others as columns, or convert it")
+                              "out (drop), or convert it")
         numbers = [column.cast("double", safe=False).to_numpy(zero_copy_only=False) for column in cells]
         labels = [] if chosen.label is None else batch.column(chosen.label).cast("string").fill_null("").to_pylist()
         yield numbers, cells, labels

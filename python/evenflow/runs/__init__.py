@@ -69,6 +69,7 @@ class Source(Columns):
     label: str | None = said(None, "tables: column of classes (none)")
     context: list[str] | None = said(None, "tables: columns that the others are given (none)")
     weight: str | None = said(None, "tables: column of what rows count for (none)")
+    drop: list[str] | None = said(None, "tables: columns to leave out (none)")
     size: int | None = said(None, "folder of images: resize to N x N (as they are)")
     channels: int | None = said(None, "folder of images: 1 grey, 3 RGB, 2 and 4 these with alpha (1 or 3)")
     background: str | None = said(None, "folder of images: colour behind transparent pixels (white)")
@@ -249,7 +250,7 @@ class Run:
         processes = trainer.ranks.collect(f"{platform.node()}:{os.getpid()}")
         if leads and len(processes) > 1:  # launchers report a dead process by its number
             self.append({"event": "ranks", "ranks": processes})
-        recorder = Recorder(self, of(Outputs, plan.settings), trainer)
+        recorder = Recorder(self, of(Outputs, plan.settings), trainer, plan.source)
 
         def watch(record: dict[str, Any]) -> None:
             if leads:
@@ -261,7 +262,7 @@ class Run:
         result = {"event": "end", "epochs": trainer.state.progress.epoch, "steps": trainer.state.progress.step,
                   **evaluate(trainer.flow, whole, trainer.ranks), "model": self.model, "log": self.log}
         if leads:
-            result.update(pictures=recorder.draw(self.samples), notes=recorder.notes)
+            result.update(pictures=recorder.draw(self.samples), notes=recorder.notes, marginals=recorder.marginals)
             self.append(result)
         return result
 

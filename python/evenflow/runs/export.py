@@ -81,11 +81,12 @@ def decode_rows(flow: Density, rows: Any, out: str, label: int | None = None,
 
 
 def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, seed: int = 0,
-                  label: int | None = None, names: Sequence[str] | None = None, context: Any = None) -> int:
+                  label: int | None = None, names: Sequence[str] | None = None, context: Any = None,
+                  finish: Callable[[Any], Any] = lambda x: x) -> int:
     """Writes n samples in a form of `write_data`, and returns their number.
 
     label None: all classes in turn, one a column. context: of a model that is given one, (C,), or (M, C) for n
-    samples of each of its rows, M n in that order.
+    samples of each of its rows, M n in that order. finish: what is done to samples before.
     """
     check_flow("sample", flow)
     total = n = checks.whole("sample", "n", n, low=1)
@@ -99,9 +100,9 @@ def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, se
         check_any("sample", total)
         for block in slices(flow, total):
             rows = np.arange(block.start, block.stop)
-            write(flow.sample(len(rows), temperature=temperature, seed=seed, first=block.start,
-                              label=rows % flow.classes if turns else label,
-                              context=numbers[rows // n] if numbers is not None and each else numbers))
+            write(finish(flow.sample(len(rows), temperature=temperature, seed=seed, first=block.start,
+                                     label=rows % flow.classes if turns else label,
+                                     context=numbers[rows // n] if numbers is not None and each else numbers)))
     return total
 
 

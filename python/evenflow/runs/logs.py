@@ -11,17 +11,24 @@ import numpy as np
 from evenflow import plot
 from evenflow._border import checks
 from evenflow._border.files import replacing, writing
+from evenflow.data import check
 from evenflow.data.dataset import said
+from evenflow.data.table import Columns
+from evenflow.density import bounds_of, column_names
 from evenflow.errors import MissingExtra, NumericError, ShapeError
 from evenflow.runs.export import write_samples
 from evenflow.training.loop import Trainer
+
+
+DRAWN, PAIRED, PICTURED = 10_000, 2000, 10
+"""Samples of a table that are compared with the data; rows and columns in their picture."""
 
 
 @dataclass(frozen=True)
 class Outputs:
     """What a run writes, and how often."""
 
-    temperature: float = said(1.0, "of the samples in pictures")
+    temperature: float = said(1.0, "images: of the samples in pictures")
     sample_every: int | None = said(None, "pictures of samples every N epochs (at the end)")
     log_every: int = said(100, "a line in the log every N steps; 0: for epochs only")
 
@@ -35,10 +42,12 @@ class Outputs:
 class Recorder:
     """The callback of a training that has a folder, `evenflow.runs.Run`."""
 
-    def __init__(self, run: Any, outputs: Outputs, trainer: Trainer):
-        self.run, self.outputs, self.trainer = run, outputs, trainer
+    def __init__(self, run: Any, outputs: Outputs, trainer: Trainer, columns: Columns):
+        self.run, self.outputs, self.trainer, self.columns = run, outputs, trainer, columns
         self.notes: list[str] = []
         """Why a picture is missing, once each."""
+        self.marginals: dict[str, tuple[float, float]] = {}
+        """Of a table's columns, what `check.compare` finds of the samples that were drawn last."""
 
     def __call__(self, record: dict[str, Any]) -> None:
         epoch, often = record["event"] == "epoch", self.outputs.log_every
@@ -52,10 +61,10 @@ class Recorder:
         there are. A picture that can't be drawn is noted, and ends no training.
         """
         drawn = []
-        for what, path, draw, wanted in (("samples", samples, self._samples, self.trainer.flow.is_image),
-                                         ("curve", self.run.curve, self._curve, bool(self.trainer.history))):
+        of_samples = self._samples if self.trainer.flow.is_image else self._rows
+        for what, path, draw in (("samples", samples, of_samples), ("curve", self.run.curve, self._curve)):
             try:
-                if wanted:
+                if what == "samples" or self.trainer.history:
                     draw(path)
                     drawn.append(path)
             except (MissingExtra, NumericError, ShapeError) as error:
@@ -72,6 +81,22 @@ class Recorder:
         # contexts that the data have.
         contexts = np.resize(data.context, (10, flow.context)) if flow.context else None
         write_samples(flow, 100 if contexts is None else 10, path, self.outputs.temperature, seed=0, context=contexts)
+
+    def _rows(self, path: str) -> None:
+        """Samples of a table beside rows that it was trained on, of the columns that differ most."""
+        flow, data, rng = self.trainer.flow, self.trainer.data, np.random.default_rng(0)
+        n = max(1, min(DRAWN, check.MOST_VALUES // flow.dims))
+        p = None if data.weight is None else data.weight / data.weight.sum()
+        rows = data[np.sort(rng.choice(len(data), min(len(data), check.MOST_ROWS), replace=p is not None, p=p))]
+        names = column_names(flow).get("x") or [str(j) for j in range(flow.dims)]
+        given = rows[rng.integers(len(rows), size=n)].conditions
+        x, drawn = (self.columns.rounded(x, names, bounds_of(flow)) for x in (
+            np.asarray(rows.x, flow.dtype), flow.sample(n, seed=0, **given)))
+        self.marginals = dict(zip(names, check.compare(x, drawn)))
+        most = np.sort(np.argsort([-distance for _, distance in self.marginals.values()])[:PICTURED])
+        with replacing("train", path) as temporary:
+            plot.corner(rng.permutation(x)[:PAIRED, most], rng.permutation(drawn)[:PAIRED, most],
+                        [names[j] for j in most], temporary)
 
     def _curve(self, path: str) -> None:
         with replacing("train", path) as temporary:

@@ -52,8 +52,8 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
         return trainer, length
 
     def warn_of_table() -> None:
-        for text in check.found(trainer.data, flow.dtype, column_names(flow).get("x", ()), seed, bounds_of(flow),
-                                trainer.standardises):
+        for text in check.look(trainer.data, flow.dtype, column_names(flow).get("x", ()), seed, bounds_of(flow),
+                               trainer.standardises).lines(most=check.SHOWN):
             warn(f"[fit] {text}")
 
     with undone_on_error(flow):
