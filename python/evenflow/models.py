@@ -91,7 +91,9 @@ class Glow(Flow):
     hidden : int
         Channels inside the coupling nets.
     coupling : str
-        Law of the couplings, "affine" or "additive".
+        Law of the couplings: "affine", the paper's; "additive"; or "bounded", affine with log-scales within +-2, also
+        of the learned priors between scales. A "bounded" model stays invertible far from the data, where the nets of
+        an "affine" one make samples overflow, and learns flat pictures faster.
     permutation : str
         Mixing of the channels: "lu" or "plain" (learned 1x1 convolution), "shuffle" or "reverse".
     learn_top : bool

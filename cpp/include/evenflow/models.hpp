@@ -91,8 +91,9 @@ struct GlowConfig {
   int64_t levels = 3;
   int64_t steps = 32;
   int64_t hidden = 512;
-  std::string coupling = "affine";  ///< "affine" | "additive"
-  std::string permutation = "lu";   ///< "lu" | "plain" | "shuffle" | "reverse"
+  /// "affine" | "additive" | "bounded": affine with log-scales within +-2, also of the splits' priors.
+  std::string coupling = "affine";
+  std::string permutation = "lu";  ///< "lu" | "plain" | "shuffle" | "reverse"
   bool learn_top = true;
   int64_t classes = 0;
   double class_weight = 0;  ///< weight of the classification loss (nats a sample)

@@ -27,10 +27,10 @@ void add_step(Flow<T>& flow, const std::string& prefix, const GlowConfig& config
 }
 
 template <class T>
-void add_split(Flow<T>& flow, const std::string& name) {
+void add_split(Flow<T>& flow, const std::string& name, const GlowConfig& config) {
   const Shape shape = flow.output_shape();
   CouplingOptions options;
-  options.law.name = "gaussian";
+  options.law.name = config.coupling == "bounded" ? "affine" : "gaussian";
   options.interleaved = true;
   flow.add(name, coupling<T>(shape, Mask::second_half,
                              zero_conv<T>(shape.with_channels(shape.c / 2), shape.c), options));
@@ -64,7 +64,7 @@ Flow<T> glow(const GlowConfig& config, const ParamLimit& limit) {
     const std::string level = "level" + std::to_string(l);
     flow.add(level + ".squeeze", squeeze<T>(flow.output_shape(), SqueezeOrder::raster));
     for (int64_t k = 0; k < config.steps; ++k) add_step(flow, level + ".step" + std::to_string(k), config);
-    if (l + 1 < config.levels) add_split(flow, level + ".split");
+    if (l + 1 < config.levels) add_split(flow, level + ".split", config);
   }
   if (config.class_weight > 0) flow.classify(config.classes, config.class_weight);
   if (config.learn_top || config.classes > 0) {

@@ -17,7 +17,7 @@ inline Base base_of(const std::string& prior) {
 /// The law for a model's `coupling` setting. "affine" means the law of that model's paper.
 inline LawOptions law_of(const GlowConfig& c) {
   LawOptions law;
-  law.name = c.coupling == "affine" ? "glow" : c.coupling;
+  law.name = c.coupling == "affine" ? "glow" : c.coupling == "bounded" ? "affine" : c.coupling;
   return law;
 }
 inline LawOptions law_of(const RealNvpConfig& c) {

@@ -197,7 +197,7 @@ void visit_settings(V& v, GlowConfig& c, ModelConfig& model) {
   v("levels", c.levels, in(1, kMaxLayers), "number of scales");
   v("steps", c.steps, in(1, kMaxLayers), "steps of flow at each scale");
   v("hidden", c.hidden, in(1, kMaxWidth), "channels inside the nets");
-  v("coupling", c.coupling, one_of({"affine", "additive"}), "law of the couplings");
+  v("coupling", c.coupling, one_of({"affine", "additive", "bounded"}), "law of the couplings");
   v("permutation", c.permutation, one_of({"lu", "plain", "shuffle", "reverse"}),
     "mixing of the channels in each step; lu and plain learn a matrix");
   v("learn_top", c.learn_top, {}, "learned mean and scale of the coarsest latents");

@@ -25,7 +25,7 @@ from evenflow.errors import ConfigError
 from evenflow.training.settings import Settings
 
 MODELS: dict[tuple[str, str], dict[str, Any]] = {
-    ("glow", "image"): dict(steps=8, hidden=128),
+    ("glow", "image"): dict(steps=8, hidden=128, coupling="bounded"),
     ("realnvp", "image"): dict(levels=2, base_dim=32, residual_blocks=2),
     ("nice", "image"): dict(),
     ("couplingflow", "table"): dict(),
@@ -44,7 +44,7 @@ UNVALIDATED = 100
 """Most passes where no length is given, nor data that would show overfitting."""
 
 # Depth and a high rate help most on the digits; more epochs overfit.
-DIGITS_MODEL: dict[str, Any] = dict(levels=2, steps=16, hidden=64)
+DIGITS_MODEL: dict[str, Any] = dict(levels=2, steps=16, hidden=64, coupling="affine")
 DIGITS_TRAINING: dict[str, Any] = dict(epochs=45, batch_size=50, optimizer="adamax", lr=2e-2, warmup=200,
                                        average=0.99, on_nonfinite="rollback", temperature=0.8)
 
@@ -174,7 +174,10 @@ def resolved(settings: Settings, usual: dict[str, Any], n: int, epochs: int | No
         usual["patience"] = None
     planned = min([math.inf if steps is None else steps, math.inf if epochs is None else epochs * an_epoch])
     if "averaged" in usual:
-        usual["average"] = round(min(max(0.0, 1 - 1 / (usual["averaged"] * max(planned, 1))), 0.999), 3)
+        lag = usual["averaged"] * planned
+        usual["average"] = round(min(max(0.0, 1 - 1 / max(lag, 1)), 0.999), 3)
+        if usual.get("patience"):  # the average has to follow before it is judged
+            usual["patience"] = max(usual["patience"], math.ceil(2 * lag / an_epoch))
     whole = settings.over({"patience": None, "clip": 0.0, "average": 0.0, "warmup": 0, **usual})
     return whole, epochs
 

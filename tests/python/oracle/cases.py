@@ -57,6 +57,7 @@ LISTED = [[True, False, False, True], [False, True, False, False], [True, False,
 CASES = [
     _glow("affine", (8, 8, 1)),
     _glow("additive", (4, 8, 3), coupling="additive"),
+    _glow("bounded", (4, 8, 3), coupling="bounded"),
     _glow("three-levels", (8, 8, 1), levels=3, steps=1),
     _glow("one-level", (6, 2, 3), levels=1, steps=3),
     _glow("plain", (4, 4, 3), permutation="plain"),

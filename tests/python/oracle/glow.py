@@ -17,8 +17,15 @@ def coupling(x, scope, config, context):
         return torch.cat([x1, x2 + glow_net(seen, scope, config["hidden"], c // 2)], -1), x.new_tensor(0.0)
     h = glow_net(seen, scope, config["hidden"], c)
     shift, r = h[..., 0::2], h[..., 1::2]
+    if config["coupling"] == "bounded":
+        return bounded(x1, x2, shift, r)
     y2 = (x2 + shift) * torch.sigmoid(r + 2)
     return torch.cat([x1, y2], -1), layers.per_sample(F.logsigmoid(r + 2))
+
+
+def bounded(x1, x2, shift, r):
+    log = 2 * torch.tanh(r / 2)
+    return torch.cat([x1, x2 * torch.exp(log) + shift], -1), layers.per_sample(log)
 
 
 def permutation(x, scope, kind):
@@ -29,12 +36,14 @@ def permutation(x, scope, kind):
     return layers.permute(x, scope, kind)
 
 
-def split_prior(x, scope):
+def split_prior(x, scope, config):
     """Standardises the second half by a Gaussian whose mean and log-scale depend on the first."""
     c = x.shape[-1]
     x1, x2 = x[..., : c // 2], x[..., c // 2 :]
     h = glow_conv(x1, scope / "conv", 3, c)
     mean, logs = h[..., 0::2], h[..., 1::2]
+    if config["coupling"] == "bounded":
+        return bounded(x1, x2, mean, logs)
     return torch.cat([x1, (x2 - mean) * torch.exp(-logs)], -1), -layers.per_sample(logs)
 
 
@@ -76,7 +85,7 @@ def run(params, x, config, given):
             chain.apply(permutation, step / "permutation", config["permutation"])
             chain.apply(coupling, step / "coupling", config, context)
         if i + 1 < config["levels"]:
-            chain.apply(split_prior, level / "split")
+            chain.apply(split_prior, level / "split", config)
             chain.factor_out(chain.x.shape[-1] // 2)
     top = chain.x
     chain.apply(top_prior, scope / "top", config, given)
