@@ -52,17 +52,20 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
 }
 
 template <class T>
-void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t seed, const py::object& given,
-            int64_t first, int64_t first_row, const py::object& log_prob) {
+bool sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t seed, const py::object& given,
+            int64_t first, int64_t first_row, const py::object& log_prob, bool overflow) {
   const char* call = "sample";
   const auto out = batch_of<T>(x, call, "x", self.flow.dims());
   std::optional<Batch<double>> density;
   if (!log_prob.is_none()) density = batch_of<double>(log_prob, call, "log_prob", 1, out.n);
   const GivenArrays<T> known(call, self.flow.context(), given, out.n);
   OnDevice arrays(self.contexts, first_row);
+  bool finite = true;
   self.flow.sample(arrays.ctx(), self.arena, first, temperature, seed, known.on(arrays),
-                   arrays.out(out, self.flow.sample_shape()), density ? arrays.out(*density) : nullptr);
+                   arrays.out(out, self.flow.sample_shape()), density ? arrays.out(*density) : nullptr,
+                   overflow ? &finite : nullptr);
   arrays.bring();
+  return finite;
 }
 
 template <class T>
@@ -371,7 +374,7 @@ void bind_flow_class(py::module_& m, const char* name) {
       .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "given"_a = py::none(), "first_row"_a = 0,
            "call"_a = "log_prob")
       .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "given"_a = py::none(),
-           "first"_a = 0, "first_row"_a = 0, "log_prob"_a = py::none())
+           "first"_a = 0, "first_row"_a = 0, "log_prob"_a = py::none(), "overflow"_a = false)
       .def("base_sample", &base_sample<T>, "z"_a, "temperature"_a = 1.0, "seed"_a = 0, "first"_a = 0)
       .def("base_log_prob", &base_log_prob<T>, "z"_a, "result"_a)
       .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a, "first_row"_a = 0)

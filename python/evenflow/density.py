@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import json
 import math
@@ -42,6 +43,8 @@ BLOCK_SECONDS = 0.2
 
 LAST = 2**62
 """Largest number of a first row: rows after it have numbers, too."""
+ATTEMPTS = 10
+"""Draws in the place of a sample that is not finite."""
 CALLS = "calls"
 """Name in a state_dict: how many training calls have drawn noise."""
 
@@ -504,7 +507,7 @@ class Density:
 
     def sample(self, n: int, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
                seed: int | None = None, first: int = 0, temperature: float = 1.0, device: str = "cpu",
-               as_frame: bool = False, per_context: bool = False) -> Array:
+               as_frame: bool = False, per_context: bool = False, on_nonfinite: str = "redraw") -> Array:
         """Draws samples.
 
         Parameters
@@ -525,6 +528,9 @@ class Density:
             Return a data frame of pandas, with the names of the flow's columns, else x0, x1, ... For tables.
         per_context : bool
             Draw n samples for each of m contexts (m, C). Sample j of context i has number first + i n + j.
+        on_nonfinite : str
+            For samples that overflow, of a flow that stretches too far: "redraw" draws these anew, with a warning that
+            counts them, if they are at most one in a hundred (or one); "raise" does not.
 
         Returns
         -------
@@ -535,7 +541,7 @@ class Density:
         Raises
         ------
         ConfigError, DeviceError, NumericError
-            An argument doesn't fit the model, or a sample is not finite.
+            An argument doesn't fit the model, or more samples are not finite than `on_nonfinite` allows.
 
         See Also
         --------
@@ -552,7 +558,10 @@ class Density:
         >>> bool((flow.sample(9, seed=1)[:4] == flow.sample(4, seed=1)).all())
         True
         """
-        x = _sample(self, "sample", n, label, context, seed, first, temperature, device, per_context)[0]
+        checks.choice("sample", "on_nonfinite", on_nonfinite, ("redraw", "raise"))
+        x, _, lost = sample(self, "sample", n, label, context, seed, first, temperature, device, per_context,
+                            redraw=on_nonfinite == "redraw")
+        tell_of_redrawn(lost, math.prod(x.shape) // self._dims)
         if as_frame is False or not checks.flag("sample", "as_frame", as_frame):
             return x
         return _frame(self, "sample", x)
@@ -562,7 +571,7 @@ class Density:
                             device: str = "cpu", per_context: bool = False) -> tuple[Array, Array]:
         """Draws samples and returns their log density, in one pass.
 
-        Parameters and errors are those of `sample`, and so are the samples.
+        Parameters and errors are those of `sample`, and so are the samples; one that is not finite is an error.
 
         Returns
         -------
@@ -585,8 +594,8 @@ class Density:
         >>> bool(np.allclose(log_prob, flow.log_prob(rows), atol=1e-3))
         True
         """
-        return _sample(self, "sample_and_log_prob", n, label, context, seed, first, temperature, device, per_context,
-                       scored=True)
+        return sample(self, "sample_and_log_prob", n, label, context, seed, first, temperature, device, per_context,
+                      scored=True)[:2]
 
     def base_sample(self, n: int, *, seed: int | None = None, first: int = 0, temperature: float = 1.0) -> np.ndarray:
         """Draws from the base distribution: the latents z (n, D) of which `sample` makes its samples.
@@ -1075,8 +1084,13 @@ def _draws(flow: Density, where: str, n: Any, seed: Any, first: Any) -> tuple[in
     return n, seed, checks.whole(where, "first", first, 0, LAST)
 
 
-def _sample(flow: Density, where: str, n: Any, label: Any, context: Any, seed: Any, first: Any, temperature: Any,
-            device: Any, per_context: Any, scored: bool = False) -> tuple[Array, Array]:
+def sample(flow: Density, where: str, n: Any, label: Any = None, context: Any = None, seed: Any = None, first: Any = 0,
+           temperature: Any = 1.0, device: Any = "cpu", per_context: Any = False, *, scored: bool = False,
+           redraw: bool = False, of: int = 0) -> tuple[Array, Array, int]:
+    """Samples, their densities if `scored`, and, with `redraw`, how many of them were drawn anew.
+
+    of: how many samples there will be in all, of a large draw in pieces.
+    """
     n, seed, first = _draws(flow, where, n, seed, first)
     temperature = checks.number(where, "temperature", temperature, 0.0)
     if not isinstance(device, str) or device not in ("cpu", flow._device):
@@ -1091,14 +1105,40 @@ def _sample(flow: Density, where: str, n: Any, label: Any, context: Any, seed: A
         n, shape = len(context), (given[0], n)
     x = arrays.empty(device, (n, *flow._shape), flow._dtype)
     log_prob = arrays.empty(device, (n,), DOUBLE) if scored else None
-    batch = _given(flow, where, x, label, context)
+    batch, lost = _given(flow, where, x, label, context), 0
     for rows in blocks(flow, n):
         part = batch if rows.stop == n and not rows.start else batch[rows]
-        flow._core.sample(part.x, temperature, seed, part.given, first + rows.start, rows.start,
-                          None if log_prob is None else log_prob[rows])
+        draw = functools.partial(flow._core.sample, part.x, temperature, seed, part.given, first + rows.start,
+                                 rows.start, None if log_prob is None else log_prob[rows])
+        if draw(overflow=redraw and isinstance(x, np.ndarray)):
+            continue
+        bad = np.flatnonzero(~np.isfinite(part.x.reshape(len(part), -1)).all(1))
+        lost += len(bad)
+        if lost > max(1, max(n, of) // 100):
+            try:
+                draw()
+            except NumericError as error:
+                raise NumericError(f"{error}; {lost:,} of the first {rows.stop:,} samples are not finite") from None
+        for row in bad:
+            _redraw(flow, part[row:row + 1], temperature, seed, first + rows.start + int(row))
     if isinstance(x, np.ndarray) and len(shape) == 2:
-        return x.reshape(*shape, *flow._shape), None if log_prob is None else np.asarray(log_prob).reshape(shape)
-    return x, log_prob
+        x, log_prob = x.reshape(*shape, *flow._shape), None if log_prob is None else np.asarray(log_prob).reshape(shape)
+    return x, log_prob, lost
+
+
+def _redraw(flow: Density, one: Batch, temperature: float, seed: int, number: int) -> None:
+    """Draws a sample anew, by its number and other seeds."""
+    for attempt in range(1, ATTEMPTS + 1):
+        another = int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        if flow._core.sample(one.x, temperature, another, one.given, number, overflow=attempt < ATTEMPTS):
+            return
+
+
+def tell_of_redrawn(lost: int, n: int) -> None:
+    """A warning for samples that were drawn anew."""
+    if lost:
+        warn(f"[sample] {lost:,} of {n:,} samples were not finite, and were drawn anew: the flow stretches too far; "
+             'see "Samples are not finite, or extreme" in the documentation')
 
 
 def _frame(flow: Density, where: str, x: Array) -> Any:

@@ -54,7 +54,7 @@ class MissingExtra(ConfigError, ImportError):
 
 
 class DataWarning(UserWarning):
-    """Data that a training takes, but that no density describes, or that a flow should be told more of."""
+    """Data that no density describes, or that a flow should be told more of; or samples that were drawn anew."""
 
     __module__ = "evenflow"
 

@@ -430,6 +430,14 @@ def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu
     return flow
 
 
+def left_out(flow: Flow) -> dict[str, Any]:
+    """The settings that `config` leaves out, though they are not the constructor's defaults."""
+    config = flow.config
+    declared = DECLARED[config["model"], "image" if flow.is_image else "table"]
+    return {s.name: s.choices[0] if s.choices else 0 for s in declared
+            if s.optional and s.name not in config and not s.left_out(s.default)}
+
+
 def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among the arguments of a model's constructor, checked against their declaration, as JSON holds them.
 

@@ -303,7 +303,7 @@ TEST_CASE("the C interface: the density of a sample that is not finite") {
   double x[5], density;
   check_refused(
       evenflow_sample_and_log_prob(open.model, open.context, EVENFLOW_FLOAT64, 1, nullptr, x, &density),
-      "[sample_and_log_prob] expected a finite density of each sample, got log-determinant",
+      "[sample_and_log_prob] expected finite samples and densities, got log-determinant",
       EVENFLOW_NUMERIC_ERROR);
   CHECK(evenflow_sample(open.model, open.context, EVENFLOW_FLOAT64, 1, nullptr, x) == EVENFLOW_OK);
 }

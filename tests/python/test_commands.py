@@ -213,7 +213,7 @@ def test_edit(runs, tmp_path, capsys):
     for error, call in ((ef.ConfigError, lambda: latent.project(flow, x, np.zeros(64))),
                         (ef.ShapeError, lambda: latent.project(flow, x, direction[1:])),
                         (ef.ShapeError, lambda: latent.edit(flow, DIGITS.test[:1], direction, np.inf)),
-                        (ef.NumericError, lambda: latent.edit(flow, DIGITS.test[:1], direction, [0, 1e30])),
+                        (ef.NumericError, lambda: latent.edit(flow, DIGITS.test[:1], direction, [0, 1e36])),
                         (TypeError, lambda: latent.edit(flow, DIGITS.test[:1], None, [1.0]))):
         with pytest.raises(error):
             call()

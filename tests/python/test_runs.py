@@ -108,6 +108,7 @@ def test_data_that_have_changed(tmp_path, capsys, parts):
      "--no-batch-norm", "--steps", "2", "--quiet"],
     ["TABLE", "--couplings", "2", "--preprocess", "whiten", "--valid", "0.2", "--steps", "5", "--quiet"],
     ["TABLE", "--model", "nice", "--patience", "3", "--dtype", "float64", "--steps", "5", "--quiet"],
+    ["TABLE", "--net", "mlp", "--couplings", "2", "--steps", "5", "--quiet"],
 ], ids=lambda options: " ".join(options[:3]))
 def test_config_repeats_the_run(tmp_path, table_file, options):
     one, two = tmp_path / "one", tmp_path / "two"

@@ -111,8 +111,10 @@ class EVENFLOW_API Flow {
                          double* log_prob, View<T> dx) const;
   /// Sample i depends on (seed, first + i) alone. temperature multiplies the base draw at every level.
   /// log_prob (N): unless null, receives log p(x), the flow's density at any temperature.
+  /// finite: unless null, receives whether all results are, which is a NumericError otherwise if they are
+  /// not.
   void sample(Context&, const ParamArena<T>&, int64_t first, double temperature, uint64_t seed,
-              const Given<T>& given, View<T> x, double* log_prob = nullptr) const;
+              const Given<T>& given, View<T> x, double* log_prob = nullptr, bool* finite = nullptr) const;
   /// The latents z (n, D) from which sample computes its x.
   void base_sample(Context&, int64_t first, double temperature, uint64_t seed, int64_t n, T* z) const;
   /// out (n) = log p0(z), the base distribution's log density of z (n, D).

@@ -127,7 +127,7 @@ void Flow<T>::base_log_prob(Context& ctx, const T* z, int64_t n, double* out) co
 
 template <class T>
 void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature,
-                     uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) const {
+                     uint64_t seed, const Given<T>& given, View<T> x, double* log_prob, bool* finite) const {
   const Chain<T>& chain = *chain_;
   const char* call = log_prob ? "sample_and_log_prob" : "sample";
   const Call<T> checked(ctx, chain, call, arena, x.shape, given);
@@ -143,17 +143,11 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
     ctx.kernels<T>().move.scale_doubles(ctx, n, -1, logdet, log_prob);
     ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, log_prob);
   }
-  if (all_finite<T>(ctx, n, log_prob, x)) return;
-  const T* values = dense_on_host<T>(ctx, scope, host, x);
-  int64_t bad = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const T* row = values + i * chain.dims();
-    bad += !std::all_of(row, row + chain.dims(), [](T v) { return std::isfinite(v); });
-  }
-  const std::string found = not_finite_inverse(ctx, chain, params, z, n);
-  if (bad == 0) fail<NumericError>(call, "expected a finite density of each sample, got ", found);
-  fail<NumericError>(call, "expected finite samples, got ", bad, " of ", n, " that are not, first ", found,
-                     "; try a lower temperature");
+  const bool good = all_finite<T>(ctx, n, log_prob, x);
+  if (finite) *finite = good;
+  if (good || finite) return;
+  fail<NumericError>(call, "expected finite samples", log_prob ? " and densities" : "", ", got ",
+                     not_finite_inverse(ctx, chain, params, z, n), "; try a lower temperature");
 }
 
 template <class T>

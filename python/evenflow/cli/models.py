@@ -11,7 +11,7 @@ from evenflow import _core, latent
 from evenflow.cli.common import Answer, chosen, class_number, examples, given_context, given_label, quality
 from evenflow.data import Dataset
 from evenflow.data.table import Columns
-from evenflow.density import bounds_of, column_names, core_of, for_flow
+from evenflow.density import bounds_of, column_names, core_of, for_flow, tell_of_redrawn
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
@@ -88,8 +88,9 @@ def sample(flow: Flow, plan: Plan | None, *, n: int = 100, seed: int = 0, temper
         flow = latent.enlarged(flow, enlarge, device=flow.device, threads=threads)
     out = out or "samples" + (".png" if flow.is_image else ".csv" if flow.columns else ".npy")
     source, names = Columns() if plan is None else plan.source, flow.columns or [str(j) for j in range(flow.dims)]
-    n = write_samples(flow, n, out, temperature, seed, number, flow.columns, context,
-                      lambda x: source.rounded(x, names, bounds_of(flow)))
+    n, lost = write_samples(flow, n, out, temperature, seed, number, flow.columns, context,
+                            lambda x: source.rounded(x, names, bounds_of(flow)))
+    tell_of_redrawn(lost, n)
     return {"n": n, "out": out}, out
 
 

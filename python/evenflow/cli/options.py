@@ -63,11 +63,14 @@ def _model_options() -> Options:
             named.setdefault("depth" if setting.name == "steps" else setting.name, []).append(setting)
     found = {}
     for name, settings in named.items():
-        texts = {s.help + (f": {', '.join(s.choices)}" if s.choices else ""): None for s in settings}
+        texts: dict[str, dict[str, None]] = {}
+        for setting in settings:
+            texts.setdefault(setting.help, {}).update(dict.fromkeys(setting.choices or ()))
         default = _by_owner({s.model.lower(): USUAL.get((s.model.lower(), s.kind), {}).get(s.name, s.default)
                              for s in settings})
         kind = "ints" if name == "hidden" else settings[0].type  # one number for some, a list for others
-        found[name] = option(kinds.get(kind, str), "; ".join(texts), shown=default)
+        found[name] = option(kinds.get(kind, str), "; ".join(text + ": " * bool(values) + ", ".join(values)
+                                                           for text, values in texts.items()), shown=default)
     return found
 
 

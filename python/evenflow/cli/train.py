@@ -42,6 +42,8 @@ OUTSIDE, DISTANCE = 0.005, 0.05
 """Share of a column's samples beyond the data, and Kolmogorov's distance from them, that are told of."""
 JUDGED_STEPS = 100
 """A shorter training may not have got anywhere yet."""
+FAILED = 3
+"""Exit code of a training whose model fails its test: its inverse does not hold, or its samples overflow."""
 DIVERGED = 0.3
 """Nats a dimension that a training may end above the baseline: where there is nothing to learn, as in noise, the
 prior's shape alone costs up to 0.2."""
@@ -168,7 +170,9 @@ def _prepared(values: dict[str, Any], ranks: Ranks, before: Plan | None) -> tupl
     data, *valid = (checked(flow, where, batch.x, batch.label, batch.context, batch.weight)
                     for where, batch in zip(("fit", "fit valid"), parts))
     trainer = Trainer(flow, data, valid[0] if valid else None, settings, ranks)
-    model = {"depth" if key == "steps" else key: value for key, value in flow.config.items()}
+    model = {**models.left_out(flow), **flow.config}
+    if name == "glow":
+        model["depth"] = model.pop("steps")
     resolved = {**model, **vars(settings), **settings.optimizer_options,
                 **(vars(settings.augment) if settings.augment else {}), **vars(outputs), **vars(source), "model": name,
                 "conditional": flow.classes > 0 or None, "bounds": values.get("bounds"), "epochs": epochs,
@@ -291,15 +295,22 @@ def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
             if outside > OUTSIDE and {*ends.get(name, ())} <= {None} else "train for longer")
         tell(f"evenflow: warning: samples of column {name!r} differ from the data: {100 * outside:.2g} % are beyond "
              f"them, Kolmogorov's distance is {distance:.2g}; {todo}")
-    if trivial is None or result["log_likelihood"] > trivial:
+    if trivial is not None and result["log_likelihood"] <= trivial:
+        worse, short = result["log_likelihood"] < trivial - DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
+        if worse and not short:
+            tell(f"evenflow: failed: the training diverged: the model is worse than {what}; try a lower --lr, or "
+                 "--clip")
+            return 1
+        if worse or not short:
+            tell(f"evenflow: warning: the model is no better than {what}; train for longer, or with another --lr")
+    if not result["failures"]:
         return 0
-    worse, short = result["log_likelihood"] < trivial - DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
-    if worse and not short:
-        tell(f"evenflow: failed: the training diverged: the model is worse than {what}; try a lower --lr, or --clip")
-        return 1
-    if worse or not short:
-        tell(f"evenflow: warning: the model is no better than {what}; train for longer, or with another --lr")
-    return 0
+    for text in result["failures"]:
+        tell(f"evenflow: warning: the model fails its test: {text}")
+    law = {"Glow": "--coupling bounded, ", "RealNVP": "--coupling additive, "}.get(
+        flow.config["model"] if flow.config.get("coupling") == "affine" else "", "")
+    tell(f'evenflow: try {law}a lower --lr or --clip; see "A trained model fails its test" in the documentation')
+    return FAILED
 
 
 def add_commands(commands: Any, whole: bool) -> None:

@@ -33,13 +33,14 @@ from evenflow.data import Dataset
 from evenflow.data.dataset import require_weight, said
 from evenflow.data.rows import data_mark, drawn_together
 from evenflow.data.table import TABLES, Columns
-from evenflow.density import Density, column_names, for_flow
+from evenflow.density import Density, column_names, for_flow, sample
 from evenflow.distributed.ranks import Ranks
-from evenflow.errors import ConfigError, IoError, wrong
+from evenflow.errors import ConfigError, IoError, NumericError, wrong
 from evenflow.flow import Flow
 from evenflow.runs.logs import Outputs, Recorder
 from evenflow.score import log_prob_on_ranks
 from evenflow.training.loop import Trainer
+from evenflow.verify import verify
 
 FIRST = ("log.jsonl", "config.toml", "model.state.safetensors", "model.safetensors")
 """What a run begins with; with the first alone, it can begin again."""
@@ -47,6 +48,8 @@ FILES = (*FIRST, "samples.png", "curve.png", "samples/epoch_*.png")
 """What a run writes."""
 LEFTOVERS = (".evenflow-[0-9]*", "samples/.evenflow-[0-9]*")
 """What a killed process leaves half-written: names with its number."""
+TRIED = 1000
+"""Samples that a trained model is tried with."""
 BASELINE_ROWS = 1 << 16
 """Rows of a table that a Gaussian is fitted to, and that it is tested on."""
 
@@ -262,7 +265,8 @@ class Run:
         result = {"event": "end", "epochs": trainer.state.progress.epoch, "steps": trainer.state.progress.step,
                   **evaluate(trainer.flow, whole, trainer.ranks), "model": self.model, "log": self.log}
         if leads:
-            result.update(pictures=recorder.draw(self.samples), notes=recorder.notes, marginals=recorder.marginals)
+            result.update(failures=failures(trainer.flow, whole, recorder.outputs.temperature),
+                          pictures=recorder.draw(self.samples), notes=recorder.notes, marginals=recorder.marginals)
             self.append(result)
         return result
 
@@ -298,6 +302,19 @@ def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, 
         result.update(bits_per_dim=float(-mean / scale), bits_per_dim_baseline=flow.bits,
                       bits_per_dim_error=None if error is None else float(error / scale))
     return result
+
+
+def failures(flow: Density, whole: Dataset, temperature: float) -> list[str]:
+    """What a trained model can't do, in words: `verify` on the test part, and samples that are finite."""
+    rows = tested(flow, whole)[:TRIED]
+    found = [f"verify: {text}" for text in verify(flow, rows.x, **rows.conditions).failures]
+    label, context = (None if part is None else np.resize(part, (TRIED, *part.shape[1:]))
+                      for part in (rows.label, rows.context))
+    try:
+        lost = sample(flow, "sample", TRIED, label, context, 0, 0, temperature, redraw=True)[2]
+    except NumericError as error:
+        return [*found, str(error)]
+    return [*found, *([f"{lost} of {TRIED} samples are not finite"] if lost else [])]
 
 
 def _baseline(flow: Density, whole: Dataset) -> float | None:

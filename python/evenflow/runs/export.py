@@ -16,7 +16,7 @@ from evenflow import plot
 from evenflow._border import arrays, checks
 from evenflow._border.batch import Batch
 from evenflow._border.files import Write, blocks, check_any, replacing, write_rows, writing
-from evenflow.density import Density, check_flow, for_flow, forward, inverse, take, take_latents
+from evenflow.density import Density, check_flow, for_flow, forward, inverse, sample, take, take_latents
 from evenflow.density import blocks as slices
 from evenflow.errors import ConfigError, IoError, ShapeError
 
@@ -82,8 +82,8 @@ def decode_rows(flow: Density, rows: Any, out: str, label: int | None = None,
 
 def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, seed: int = 0,
                   label: int | None = None, names: Sequence[str] | None = None, context: Any = None,
-                  finish: Callable[[Any], Any] = lambda x: x) -> int:
-    """Writes n samples in a form of `write_data`, and returns their number.
+                  finish: Callable[[Any], Any] = lambda x: x) -> tuple[int, int]:
+    """Writes n samples in a form of `write_data`, and returns their number and that of those drawn anew.
 
     label None: all classes in turn, one a column. context: of a model that is given one, (C,), or (M, C) for n
     samples of each of its rows, M n in that order. finish: what is done to samples before.
@@ -95,15 +95,17 @@ def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, se
         latents = np.broadcast_to(np.zeros(flow.dims, flow.dtype), (len(numbers), flow.dims))
         numbers = take_latents(flow, "sample", latents, context=numbers).context  # a bad one by its own row
         total = n * len(numbers)
-    turns = flow.classes > 0 and label is None
+    turns, lost = flow.classes > 0 and label is None, 0
     with write_data("sample", flow, path, flow.classes if turns else None, names) as write:
         check_any("sample", total)
         for block in slices(flow, total):
             rows = np.arange(block.start, block.stop)
-            write(finish(flow.sample(len(rows), temperature=temperature, seed=seed, first=block.start,
-                                     label=rows % flow.classes if turns else label,
-                                     context=numbers[rows // n] if numbers is not None and each else numbers)))
-    return total
+            x, _, redrawn = sample(flow, "sample", len(rows), rows % flow.classes if turns else label,
+                                   numbers[rows // n] if numbers is not None and each else numbers, seed, block.start,
+                                   temperature, redraw=True, of=total)
+            lost += redrawn
+            write(finish(x))
+    return total, lost
 
 
 @contextlib.contextmanager

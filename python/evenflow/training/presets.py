@@ -174,10 +174,7 @@ def resolved(settings: Settings, usual: dict[str, Any], n: int, epochs: int | No
         usual["patience"] = None
     planned = min([math.inf if steps is None else steps, math.inf if epochs is None else epochs * an_epoch])
     if "averaged" in usual:
-        lag = usual["averaged"] * planned
-        usual["average"] = round(min(max(0.0, 1 - 1 / max(lag, 1)), 0.999), 3)
-        if usual.get("patience"):  # the average has to follow before it is judged
-            usual["patience"] = max(usual["patience"], math.ceil(2 * lag / an_epoch))
+        usual["average"] = round(min(max(0.0, 1 - 1 / (usual["averaged"] * max(planned, 1))), 0.999), 3)
     whole = settings.over({"patience": None, "clip": 0.0, "average": 0.0, "warmup": 0, **usual})
     return whole, epochs
 
