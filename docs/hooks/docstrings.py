@@ -1,8 +1,8 @@
 """What griffe does not read in a docstring.
 
 "bins, bound : int, float" becomes two entries, which would else have the type and the default of the first. See Also
-becomes a line of links before the parameters. "array_like, (N, D)" is no pair, nor are errors. A field's default is what
-`_setting` or `said` is given first.
+becomes a line of links before the parameters. "array_like, (N, D)" is no pair, nor are errors. A field's default is
+what `_setting` or `said` is given first.
 """
 
 import re
