@@ -722,8 +722,9 @@ TEST_CASE("an error names the layer, the channel and the sample, or the paramete
     refused(log_prob, {1, 2, 3, 4}, -HUGE_VALF, 0,
             "got log-determinant -inf from layer first, for sample 40");
   }
-  refused(sample, {}, -200, 0, "2 of 2 that are not, first ");
-  refused(sample, {}, -200, 0, "from layer first, channel 0, for sample 0; try a lower temperature");
+  refused(sample, {}, -200, 0,
+          "[sample] expected finite samples, got -inf from layer first, channel 0, for sample 0; try a lower "
+          "temperature");
   ctx.set_first_row(100);
   refused(log_prob, {0, 0, 0, 1e20F}, 0, 0, "latents too large for the base distribution, for sample 101");
   // A log-likelihood in range, the derivative by log scales out of it; gradients stay what they were.
