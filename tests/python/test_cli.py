@@ -158,6 +158,18 @@ def test_verdict(tmp_path, monkeypatch, capsys, data, options, code, words):
     assert "; uniform noise has " in captured.out or "; a Gaussian for each column has " in captured.out
 
 
+def test_few_pictures_are_told_of_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("noise.npy", np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8))
+    told = []
+    for options in ([], ["--flip"], ["--flip", "--bits", "5"]):
+        assert main(["train", "noise.npy", *SMALL, *options, "--steps", "2", "--out", "run", "--force"]) == 0
+        told.append(capsys.readouterr().err)
+    assert ["--flip," in text for text in told] == [True, False, False]
+    assert ["--bits 5" in text for text in told] == [True, True, False]
+    assert main(["resume", "run", "--steps", "3"]) == 0 and "are few" not in capsys.readouterr().err
+
+
 # Wrong input: one line in the command line's words, exit code 2, and nothing is left behind
 
 @pytest.mark.parametrize("arguments, word", [

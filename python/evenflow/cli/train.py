@@ -42,6 +42,7 @@ OUTSIDE, DISTANCE = 0.005, 0.05
 """Share of a column's samples beyond the data, and Kolmogorov's distance from them, that are told of."""
 JUDGED_STEPS = 100
 """A shorter training may not have got anywhere yet."""
+FEW_PICTURES = 1000
 FAILED = 3
 """Exit code of a training whose model fails its test: its inverse does not hold, or its samples overflow."""
 DIVERGED = 0.3
@@ -134,7 +135,7 @@ def _work(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ran
         comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                     f"evenflow {_core.version}, command: {args.command}", f"data: {plan.mark}"]
         ranks.lead(lambda: run.start(plan, trainer, options.toml(plan.settings, comments), args.command, args.force))
-        for text in [] if flow.is_image else ranks.lead(lambda: _look(trainer).lines(
+        for text in _few(trainer) if flow.is_image else ranks.lead(lambda: _look(trainer).lines(
                 plan.source.data.lower().endswith(TABLES), check.SHOWN)):
             if ranks.rank == 0:
                 tell(f"evenflow: warning: [train] {text}")
@@ -231,6 +232,15 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
     return Settings(**{**usual, **options.pick(values, options.TRAINED), "seed": values.get("seed", 0),
                        "optimizer_options": {**own, **options.pick(values, options.OPTIMIZER)},
                        "augment": augment or None})
+
+
+def _few(trainer: Trainer) -> list[str]:
+    """What makes more of few pictures."""
+    more = {"--flip, if mirrored ones are as likely": not trainer.settings.augment,
+            "--shift 0.1": not trainer.settings.augment, "--bits 5": trainer.flow.bits > 5}
+    told = ", ".join(text for text, new in more.items() if new)
+    return [f"{len(trainer.data)} pictures are few; these make more of them: {told}"] if told and len(
+        trainer.data) < FEW_PICTURES else []
 
 
 def _look(trainer: Trainer) -> check.Inspection:
