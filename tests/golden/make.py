@@ -52,6 +52,7 @@ MODELS = {
     "coupling_flow_mix_last_1": lambda: ef.CouplingFlow(
         4, couplings=2, net="mlp", hidden=(8,), law="exp", permutation="lu", mix_last=True, actnorm=True,
         preprocess="whiten"),
+    "glow_bounded_1": lambda: ef.Glow((4, 4, 2), levels=2, steps=1, hidden=6, coupling="bounded"),
     "glow_classes_1": lambda: ef.Glow((4, 4, 3), levels=1, steps=2, hidden=6, classes=3, class_weight=0.1,
                                       permutation="plain"),
 }

@@ -166,7 +166,7 @@ def test_few_pictures_are_told_of_once(tmp_path, monkeypatch, capsys):
         assert main(["train", "noise.npy", *SMALL, *options, "--steps", "2", "--out", "run", "--force"]) == 0
         told.append(capsys.readouterr().err)
     assert ["--flip," in text for text in told] == [True, False, False]
-    assert ["--bits 5" in text for text in told] == [True, True, False]
+    assert ["--bits 5" in text for text in told] == [True, False, False]
     assert main(["resume", "run", "--steps", "3"]) == 0 and "are few" not in capsys.readouterr().err
 
 
@@ -269,9 +269,3 @@ def test_progress_that_can_not_be_written(tmp_path, shell):
     assert process.returncode == 0
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[-1])["event"] == "end" and json.loads(log[-1])["epochs"] == 40
-
-
-def test_an_environment_without_a_number_of_ranks(monkeypatch, capsys):
-    monkeypatch.setenv("PMI_SIZE", "x")
-    assert main(["train", "digits"]) == 2
-    assert "PMI_SIZE" in capsys.readouterr().err

@@ -32,20 +32,18 @@ def test_a_training_that_stops_early_has_not_failed(capsys, monkeypatch):
 
 
 def test_lines_elsewhere(capsys, monkeypatch):
-    """The time that is left is that of steps after the first, which takes longest, in words that don't flicker."""
     clock = [1000.0]
     monkeypatch.setattr("evenflow.training.progress.time.monotonic", lambda: clock[0])
     display = Display(4000, None, lines=True)
     for step in (21, 22):  # the second one follows too soon
         display({"event": "step", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0})
-    for step, clock[0] in (30, 1090.0), (2021, 2000.0), (3990, 2985.0):
+    for step, clock[0] in (30, 1090.0), (2021, 2000.0):
         display({"event": "epoch", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
                  "valid_bits_per_dim": 2.5})
     assert capsys.readouterr().err.splitlines() == [
         "epoch 3, step 21 of 4,000: loss 2.000 bits/dim",
-        "epoch 3, step 30 of 4,000: loss 2.000, valid 2.500 bits/dim, 11 h left",
-        "epoch 3, step 2,021 of 4,000: loss 2.000, valid 2.500 bits/dim, 16 min left",
-        "epoch 3, step 3,990 of 4,000: loss 2.000, valid 2.500 bits/dim, <1 min left"]
+        "epoch 3, step 30 of 4,000: loss 2.000, valid 2.500 bits/dim",
+        "epoch 3, step 2,021 of 4,000: loss 2.000, valid 2.500 bits/dim"]
 
 
 def test_what_is_left_of_a_resumed_training(table, real_nvp, monkeypatch, tmp_path, capsys):

@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import os
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,8 +91,6 @@ def inspect_data(args: argparse.Namespace, data: str) -> int:
             column.found = [check.Finding("text", f"has text ({', '.join(found[:3])})", "", column.option("drop"))]
     lines, todo = seen.lines(table), f"evenflow train {shlex.quote(path)} {seen.options(table)}".rstrip()
     shown = "\n".join([f"{seen.rows} rows", str(seen), "", *lines, "", todo])
-    if "utf" not in str(getattr(sys.stdout, "encoding", None)).lower():
-        shown = shown.translate(str.maketrans(check.BARS, check.ASCII))
     report({"rows": seen.rows, "kinds": {str(one.name): one.kind for one in seen.columns}, "lines": lines,
             "command": todo}, shown, args.json)
     return 0
@@ -235,12 +232,8 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
 
 
 def _few(trainer: Trainer) -> list[str]:
-    """What makes more of few pictures."""
-    more = {"--flip, if mirrored ones are as likely": not trainer.settings.augment,
-            "--shift 0.1": not trainer.settings.augment, "--bits 5": trainer.flow.bits > 5}
-    told = ", ".join(text for text, new in more.items() if new)
-    return [f"{len(trainer.data)} pictures are few; these make more of them: {told}"] if told and len(
-        trainer.data) < FEW_PICTURES else []
+    few = len(trainer.data) < FEW_PICTURES and not trainer.settings.augment
+    return [f"{len(trainer.data)} pictures are few; --flip, --shift 0.1 and --bits 5 make more of them"] if few else []
 
 
 def _look(trainer: Trainer) -> check.Inspection:

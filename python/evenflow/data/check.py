@@ -44,7 +44,7 @@ MOST_COLUMNS = 1024
 """Whose dependence is looked for, which takes as long as the cube of their number."""
 SHOWN = 12
 """Lines that a training prints."""
-BARS, ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
+BARS = " ▁▂▃▄▅▆▇█"
 NO_LIMIT = "so the likelihood can grow without bound"
 
 

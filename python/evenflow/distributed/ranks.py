@@ -98,14 +98,9 @@ def launched() -> Iterator[Ranks]:
     """The ranks that mpirun, mpiexec or srun started, or this process alone, for the time of a command.
 
     An error of one rank alone ends all of them, which would wait for it for ever. MissingExtra without mpi4py;
-    ConfigError where it uses another MPI than the launcher, or an environment says no number.
+    ConfigError where it uses another MPI than the launcher.
     """
-    told = {name: os.environ.get(name, "1") for name in SIZES}
-    for name, value in told.items():
-        if not value.isdecimal():
-            raise ConfigError(f"[train] expected a number of ranks in the environment's {name}, got {value!r}; unset "
-                              "it")
-    size = max(map(int, told.values()))
+    size = max(int(os.environ.get(name, "1")) for name in SIZES)
     if size == 1:
         yield Ranks()
         return

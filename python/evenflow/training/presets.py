@@ -34,7 +34,7 @@ MODELS: dict[tuple[str, str], dict[str, Any]] = {
 """Settings by model and kind of data that are not the model's own defaults; the first of a kind is its default."""
 
 TRAINING: dict[str, dict[str, Any]] = {
-    "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=4e-3, warmup=100, clip=0.0,
+    "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=4e-3, warmup=100, clip=1e5,
                   averaged=0.05, patience=20, schedule="constant"),
     "table": dict(epochs=20, least_steps=4000, optimizer="adam", lr=3e-3, clip=20.0, average=0.99, patience=20,
                   schedule="constant"),

@@ -13,8 +13,8 @@ from evenflow.errors import MissingExtra
 
 LINE_SECONDS = 15.0
 """Shortest time between two lines."""
-BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-"""Without tqdm's time left, which changes with every step; 80 columns hold it."""
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+"""Without tqdm's rate, so that 80 columns hold it."""
 
 
 def find_bar() -> Any:
@@ -46,18 +46,15 @@ class Display:
         self.bar: Any = None
         self.key, self.unit = "loss", "nats a row"
         self.losses: dict[str, float] = {}
-        self.first: tuple[int, float] | None = None
-        """The first step that was seen, and when: it took longer than others."""
 
     def __call__(self, record: dict[str, Any]) -> None:
-        self.first = self.first or (record["step"], time.monotonic())
         if "bits_per_dim" in record:
             self.key, self.unit = "bits_per_dim", "bits/dim"
         for what, key in (("loss", self.key), ("valid", f"valid_{self.key}")):
             if record.get(key) is not None:
                 self.losses[what] = record[key]
         shown = ", ".join(f"{what} {value:.3f}" for what, value in self.losses.items())
-        shown = f"{shown} {self.unit}{self._left(record['step'])}" if shown else ""
+        shown = f"{shown} {self.unit}" if shown else ""
         if self.make is not None:
             try:
                 if self.bar is None:
@@ -83,13 +80,3 @@ class Display:
                 self.bar.close()
             except (OSError, ValueError):
                 silence(sys.stderr)
-
-    def _left(self, step: int) -> str:
-        """The time that the training still takes, as roughly as it is known."""
-        (first, begun), now = self.first or (step, 0.0), time.monotonic()
-        if self.total is None or not first < step < self.total or now - begun < 3.0:
-            return ""  # too early to tell
-        seconds = (self.total - step) * (now - begun) / (step - first)
-        unit, length = ("h", 3600) if seconds >= 5400 else ("min", 60)
-        number = round(seconds / length)
-        return f", {number or '<1'} {unit} left"

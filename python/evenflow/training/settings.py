@@ -48,7 +48,7 @@ class Settings:
     lr_decay, lr_floor, lr_patience : float, float, int
         See `schedule`.
     clip : float
-        Largest norm of the gradient [nats]; 0: not clipped. "auto": 0 for images, 20 for tables.
+        Largest norm of the gradient [nats]; 0: not clipped. "auto": 1e5 for images, 20 for tables.
     average : float
         Decay of a moving average of the parameters, which is validated and kept; 0: none. "auto": 0.99; for images
         1 - 20 / planned steps, 0 ... 0.999.
