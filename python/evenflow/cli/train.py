@@ -232,8 +232,11 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
 
 
 def _few(trainer: Trainer) -> list[str]:
-    few = len(trainer.data) < FEW_PICTURES and not trainer.settings.augment
-    return [f"{len(trainer.data)} pictures are few; --flip, --shift 0.1 and --bits 5 make more of them"] if few else []
+    """What helps a training on few pictures, unless they are augmented."""
+    if len(trainer.data) >= FEW_PICTURES or trainer.settings.augment:
+        return []
+    bits = ", --bits 5" if trainer.flow.bits > 5 else ""
+    return [f"{len(trainer.data)} pictures are few: try --flip, if mirrored ones are as likely, --shift 0.1{bits}"]
 
 
 def _look(trainer: Trainer) -> check.Inspection:
