@@ -23,12 +23,12 @@ from evenflow.models import NICE, CouplingFlow, Glow, RealNVP, load, set_matmul_
 from evenflow.optim import SGD, Adam, Adamax, AdamW, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
 __all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "convert", "DeviceArray", "to_uint8", "data",
-           "plot", "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "Settings", "MovingAverage",
+           "importance", "plot", "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "Settings", "MovingAverage",
            "clip_grad_norm", "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError",
            "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning", "__version__"]
 
 if TYPE_CHECKING:
-    from evenflow import data, plot
+    from evenflow import data, importance, plot
     from evenflow.converters import convert
     from evenflow.training.settings import Settings
 
@@ -39,7 +39,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Loads what not every program needs."""
-    if name in ("data", "plot"):
+    if name in ("data", "importance", "plot"):
         return importlib.import_module(f"evenflow.{name}")
     if name == "convert":
         from evenflow.converters import convert

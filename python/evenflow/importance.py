@@ -36,8 +36,7 @@ class ImportanceSamples:
     >>> flow = ef.CouplingFlow(2, base="gaussian")
     >>> flow.init(np.random.default_rng(0).standard_normal((1000, 2)))
     >>> found = flow.importance(lambda x: -(x**2).sum(axis=1) / 2, 4000, seed=0)
-    >>> weights = np.exp(found.log_weights - found.log_weights.max())
-    >>> mean = np.average(found.x, axis=0, weights=weights)
+    >>> mean = np.average(found.x, axis=0, weights=found.weights)
     >>> bool(np.abs(mean).max() < 0.1)
     True
     >>> round(found.log_evidence, 1), round(float(np.log(2 * np.pi)), 1)
@@ -53,10 +52,15 @@ class ImportanceSamples:
     1 / k is how many of their moments are finite. -inf: all that are not 0 are equal; inf: too few are not 0."""
 
     @property
+    def weights(self) -> NDArray[np.float64]:
+        """(n,) of sum one. A mean m of f(x) under them has the standard error sqrt(sum(weights^2 (f(x) - m)^2))."""
+        w = _relative(self.log_weights)
+        return w / w.sum()
+
+    @property
     def ess(self) -> float:
         """Effective sample size, (sum w)^2 / sum w^2 (Kong 1992)."""
-        w = _relative(self.log_weights)
-        return float(w.sum() ** 2 / np.square(w).sum())
+        return float(1 / np.square(self.weights).sum())
 
     @property
     def efficiency(self) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from evenflow import _core, checkpoint
 from evenflow._border import checks, masks
+from evenflow._border.bounds import by_column
 from evenflow._border.bounds import checked as checked_bounds
 from evenflow._border.checks import LARGEST, choice, flag, number, whole
 from evenflow.errors import ConfigError, DeviceError, IoError, wrong
@@ -261,9 +262,9 @@ class CouplingFlow(Flow):
     preprocess : str
         Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten". "auto": "standardize", but
         "none" for a uniform base.
-    bounds : sequence of (low, high), optional
-        One pair a column, None for an open end or an unbounded column: values lie strictly between, so do samples, and
-        the density outside is zero. The flow learns log(x - low) - log(high - x), without the logarithm of an open end.
+    bounds : sequence of (low, high), or dict of them by column, optional
+        None for an open end or an unbounded column: values lie strictly between, so do samples, and the density outside
+        is zero. The flow learns log(x - low) - log(high - x), without the logarithm of an open end.
     seed : int
         For the initial parameters and orders of columns.
     dtype, conditioner_dtype, device, threads
@@ -301,7 +302,7 @@ class CouplingFlow(Flow):
                  hidden: Sequence[int] = (64, 64), activation: str = "relu", dropout: float = 0.0,
                  mask: str | ArrayLike = "halves", permutation: str = "auto", mix_last: bool = False,
                  batch_norm: bool = False, actnorm: bool = False, base: str = "auto", preprocess: str = "auto",
-                 bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32",
+                 bounds: Sequence[Any] | Mapping[int, Any] | None = None, seed: int = 0, dtype: str = "float32",
                  conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))
 
@@ -323,7 +324,7 @@ class NICE(Flow):
         First order of the dimensions: "tile" (even, then odd), "shuffle", "reverse" or "none".
     preprocess : str
         Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten".
-    bounds : sequence of (low, high), optional
+    bounds : sequence of (low, high), or dict of them by column, optional
         For tables; see `CouplingFlow`.
     bits : int
         For images: bits per channel.
@@ -351,7 +352,7 @@ class NICE(Flow):
     @hinted
     def __init__(self, shape: int | Sequence[int], *, couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
                  prior: str = "logistic", permutation: str = "tile", preprocess: str = "none",
-                 bounds: Sequence[Any] | None = None, bits: int = 8, seed: int = 0, dtype: str = "float32",
+                 bounds: Sequence[Any] | Mapping[int, Any] | None = None, bits: int = 8, seed: int = 0, dtype: str = "float32",
                  conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("NICE", locals()), **place("NICE", device, threads))
 
@@ -463,7 +464,8 @@ def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             least = 1 if model == "CouplingFlow" else 2
             value = whole(model, "the number of columns", value, least) if columns else _image_shape(model, value)
         elif setting.type == "bounds":
-            value = checked_bounds(model, value, config["shape"])
+            columns = config["shape"]
+            value = checked_bounds(model, by_column(model, value, (), columns), columns)
         elif setting.type == "mask":
             value = masks.checked(model, value, tuple(setting.choices or ()), config["couplings"], config["shape"])
         else:

@@ -27,7 +27,7 @@ def test_the_same_density(normal):
     found = normal.importance(gaussian(1.0), 500, seed=0)
     assert found.ok and found.pareto_k == -math.inf
     assert found.ess == pytest.approx(500) and found.log_evidence == pytest.approx(3) and found.x.shape == (500, 2)
-    assert found.log_evidence_error == pytest.approx(0, abs=1e-6)
+    assert found.log_evidence_error == pytest.approx(0, abs=1e-6) and found.weights == pytest.approx(1 / 500)
     assert str(found).startswith("ok: 500 weights") and repr(found) == str(found)
 
 

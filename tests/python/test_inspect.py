@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import warnings
 
 import numpy as np
@@ -101,8 +102,8 @@ def test_few_values_that_set_the_scale_are_told_of():
     assert "context column 0 has a few outliers" in warned(normal(4000, 2, 1), context=x[:, 1:])
     assert "outliers" not in warned(np.random.default_rng(0).standard_cauchy((4000, 2)))
     wide = np.column_stack([10.0 ** np.random.default_rng(0).uniform(-12, 12, 4000), x[:, 0]])
-    assert "bounds=(0, None)" in warned(wide)
-    bounded = plain_table(2, couplings=1, hidden=(2,), bounds=[(0, None), None])
+    assert "bounds={0: (0, None)}" in warned(wide)
+    bounded = plain_table(2, couplings=1, hidden=(2,), bounds={0: (0, None)})
     bounded.fit(wide, steps=0)  # a logarithm is taken of it: a warning would be an error here
 
 
@@ -249,7 +250,7 @@ def test_kinds_of_single_columns(values, kind):
 
 def test_bounds_that_a_flow_has_are_not_proposed():
     x = np.exp(normal(400, 2))
-    assert "column 0 is positive with a long tail: bounds=(0, None)" in warned(x)
+    assert "column 0 is positive with a long tail: bounds={0: (0, None)}" in warned(x)
     assert warned(x, bounds=[(0, None), None]).count("column") == 1
 
 
@@ -332,7 +333,7 @@ def test_folds_warn_once_where_filters_change_in_between():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
             plain_table(1, couplings=1, hidden=(2,)).fit(np.delete(x, slice(100 * fold, 100 * fold + 100), 0), steps=0)
-    assert [str(one.message) for one in found] == ["[fit] column 0 is positive with a long tail: bounds=(0, None)"]
+    assert [str(one.message) for one in found] == ["[fit] column 0 is positive with a long tail: bounds={0: (0, None)}"]
 
 
 def test_files_are_inspected_as_they_are(tmp_path, monkeypatch, capsys):
@@ -345,6 +346,15 @@ def test_files_are_inspected_as_they_are(tmp_path, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["kinds"] == {"share": "fraction", "my class": "text"} and found["rows"] == 300
     assert found["command"] == "evenflow train x.csv --bounds share 0 1 --drop 'my class'"
+    table = (f"{one:.9g},7,{rng.choice(['a', 'b'])},{rng.integers(2)},{rng.integers(3)}\n" for one in share)
+    (tmp_path / "y.csv").write_text("share,epoch,my class,sex,kind\n" + "".join(table))
+    assert main(["inspect", "y.csv", "--json"]) == 0
+    proposed = shlex.split(json.loads(capsys.readouterr().out)["command"])
+    assert proposed.count("--drop") == proposed.count("--context") == 2
+    assert main([*proposed[1:], "--epochs", "1", "--quiet", "--out", "run"]) == 0
+    config = (tmp_path / "run" / "config.toml").read_text().splitlines()
+    assert {'drop = ["epoch", "my class"]', 'context = ["sex", "kind"]'} <= set(config)
+    capsys.readouterr()
     assert main(["inspect", "x.npy"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "evenflow train x.npy --bounds 0 0 1"
     for name in ("digits", "nothing.csv"):

@@ -40,10 +40,14 @@ def test_lines_elsewhere(capsys, monkeypatch):
     for step, clock[0] in (30, 1090.0), (2021, 2000.0):
         display({"event": "epoch", "step": step, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
                  "valid_bits_per_dim": 2.5})
+    display({"event": "step", "step": 2022, "epoch": 4, "loss": 9.0, "bits_per_dim": 1.9})
+    display.close(stopped=True)  # the last line
+    display.close()
     assert capsys.readouterr().err.splitlines() == [
         "epoch 3, step 21 of 4,000: loss 2.000 bits/dim",
         "epoch 3, step 30 of 4,000: loss 2.000, valid 2.500 bits/dim",
-        "epoch 3, step 2,021 of 4,000: loss 2.000, valid 2.500 bits/dim"]
+        "epoch 3, step 2,021 of 4,000: loss 2.000, valid 2.500 bits/dim",
+        "epoch 4, step 2,022 of 4,000: loss 1.900, valid 2.500 bits/dim"]
 
 
 def test_what_is_left_of_a_resumed_training(table, real_nvp, monkeypatch, tmp_path, capsys):

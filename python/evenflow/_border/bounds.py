@@ -19,7 +19,6 @@ class Box(list[tuple[float, float]]):
     """(low, high) of every column, ends included: where rows of a flow with a uniform base lie."""
 
 
-
 def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] | None:
     """The setting as JSON holds it, or None where all ends are open. None: a column with two open ends. TypeError,
     ConfigError.

@@ -35,7 +35,8 @@ Told = dict[str, Any]
 # Declarations
 
 def option(hint: Any, help: str, default: Any = None, shown: Any = None) -> Told:
-    """For a value of this type: a bool, number, text, list of them, or a text that may be left out (str | bool).
+    """For a value of this type: a bool, number, text, list of them, which an option may give in several parts, or a
+    text that may be left out (str | bool).
 
     The line of help ends with the default, or with `shown`. Nothing for another type.
     """
@@ -51,7 +52,7 @@ def option(hint: Any, help: str, default: Any = None, shown: Any = None) -> Told
     told.update(type=kind, metavar=METAVARS[kind])
     if bool in hints:
         return {**told, "nargs": "?", "const": True}
-    return {**told, "nargs": "+"} if list[kind] in hints else told  # type: ignore[valid-type]
+    return {**told, "nargs": "+", "action": "extend"} if list[kind] in hints else told  # type: ignore[valid-type]
 
 
 def words(value: Any) -> str:

@@ -62,6 +62,7 @@ class Column:
     """A column as it was looked at."""
 
     name: str | int
+    place: int
     values: np.ndarray
     """Those that are finite."""
     missing: int = 0
@@ -85,7 +86,7 @@ class Column:
             options = [self.option("noise", step)]
         if (low, high) != (None, None):
             ends = ("None" if end is None else f"{end:.9g}" for end in (low, high))
-            python, options = [*python, f"bounds=({', '.join(ends)})"], [*options, self.option("bounds", low, high)]
+            python, options = [*python, f"bounds={{{self.place}: ({', '.join(ends)})}}"], [*options, self.option("bounds", low, high)]
         return ", with ".join(python), " ".join(options)
 
 
@@ -155,7 +156,7 @@ def inspect(x: Any, context: Any = None, *, names: Sequence[str] | None = None, 
     >>> table = np.random.default_rng(0).normal(size=(1000, 2))
     >>> table[:, 1] = np.exp(table[:, 1])
     >>> print(*ef.data.inspect(table, names=["speed", "flux"]).lines())
-    column 'flux' is positive with a long tail: bounds=(0, None)
+    column 'flux' is positive with a long tail: bounds={1: (0, None)}
     """
     where = "inspect"
     names = arrays.names_of(x) if names is None else names
@@ -188,7 +189,7 @@ def look(data: Batch, dtype: np.dtype, names: Sequence[str] = (), seed: int = 0,
     given = np.empty((len(rows), 0), dtype) if data.context is None else data.context[index].astype(dtype)
     finite, columns, told = np.isfinite(rows), list[Column](), list[str]()
     for j in range(d):
-        columns.append(one := Column(names[j] if len(names) else j, rows[finite[:, j], j].astype(np.float64)))
+        columns.append(one := Column(names[j] if len(names) else j, j, rows[finite[:, j], j].astype(np.float64)))
         one.found += _found(one, bounds is None or (None, None) == tuple(bounds[j]), scales)
     some = [one for one in columns if len(one.values)]
     finite, rows = finite[:, finite.any(0)], rows[:, finite.any(0)]

@@ -42,7 +42,7 @@ class Display:
 
     def __init__(self, total: int | None, make: Any, lines: bool = False):
         self.total, self.make, self.lines = total, make, lines
-        self.printed = -math.inf
+        self.printed, self.line = -math.inf, ""
         self.bar: Any = None
         self.key, self.unit = "loss", "nats a row"
         self.losses: dict[str, float] = {}
@@ -64,14 +64,20 @@ class Display:
                 self.bar.update(record["step"] - self.bar.n)
             except (OSError, ValueError):  # of a stream that is gone: the training goes on without a word
                 silence(sys.stderr)
-        elif self.lines and (time.monotonic() - self.printed > LINE_SECONDS
-                             or record["event"] == "epoch" and record["step"] == self.total):
-            self.printed = time.monotonic()
+        elif self.lines:
             of = "" if self.total is None else f" of {self.total:,}"
-            tell(f"epoch {record['epoch']}, step {record['step']:,}{of}: {shown}")
+            self.line = f"epoch {record['epoch']}, step {record['step']:,}{of}: {shown}"
+            if time.monotonic() - self.printed > LINE_SECONDS:
+                self._print()
+
+    def _print(self) -> None:
+        if self.line:
+            tell(self.line)
+        self.printed, self.line = time.monotonic(), ""
 
     def close(self, stopped: bool = False) -> None:
         """stopped: the training ended early because `patience` ran out, which tqdm would show as a failure."""
+        self._print()
         if self.bar is not None:
             try:
                 if stopped:
