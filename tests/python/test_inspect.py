@@ -293,7 +293,9 @@ def test_samples_that_differ_from_the_data_are_told_of(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(0).uniform([3, 0], [7, 1], (2000, 2))
     np.savetxt("x.csv", x, delimiter=",", header="width,share", comments="")
-    short = ["--epochs", "1", "--couplings", "1", "--hidden", "2", "--quiet", "--out"]
+    short = ["--epochs", "6", "--couplings", "1", "--hidden", "2", "--quiet", "--out"]
+    assert main(["train", "x.csv", "--steps", "9", *short, "hasty"]) == 0
+    assert re.search(r"samples of column 'width' differ .*; train for longer", capsys.readouterr().err)
     assert main(["train", "x.csv", *short, "a"]) == 0
     told = capsys.readouterr().err
     assert "samples of column 'width' differ" in told and "--bounds width LOW HIGH" in told

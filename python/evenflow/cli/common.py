@@ -35,8 +35,8 @@ Told = dict[str, Any]
 # Declarations
 
 def option(hint: Any, help: str, default: Any = None, shown: Any = None) -> Told:
-    """For a value of this type: a bool, number, text, list of them, which an option may give in several parts, or a
-    text that may be left out (str | bool).
+    """For a value of this type: a bool, number, text, list of them, which may be given in several parts where there
+    is no default, or a text that may be left out (str | bool).
 
     The line of help ends with the default, or with `shown`. Nothing for another type.
     """
@@ -52,7 +52,9 @@ def option(hint: Any, help: str, default: Any = None, shown: Any = None) -> Told
     told.update(type=kind, metavar=METAVARS[kind])
     if bool in hints:
         return {**told, "nargs": "?", "const": True}
-    return {**told, "nargs": "+", "action": "extend"} if list[kind] in hints else told  # type: ignore[valid-type]
+    if list[kind] in hints:  # type: ignore[valid-type]
+        return {**told, "nargs": "+", "action": "extend" if default is None else "store"}
+    return told
 
 
 def words(value: Any) -> str:

@@ -272,13 +272,14 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
         return 130
     finally:
         display.close(stopped=state.stopped)
-    return _judged(trainer, result, args.json) if leads else 0
+    return _judged(run, trainer, result, args.json) if leads else 0
 
 
-def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
+def _judged(run: Run, trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
     """Prints what came of a training, beside a model that has learned nothing, and returns the exit code."""
     flow, state, trivial = trainer.flow, trainer.state.progress, result["log_likelihood_baseline"]
     what, lines, history = BASELINES[flow.is_image], [quality(result)], trainer.history
+    short = result["steps"] < JUDGED_STEPS
     if failures := sum(record.get("skipped", 0) for record in history):
         lines.append(f"{failures} steps failed, see {result['log']}; the learning rate is {state.lr_scale:g} of what "
                      "it was")
@@ -286,7 +287,7 @@ def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
     elif (best := best_of(history)) is not None and best is history[-1]:
-        lines.append(f"{CUT_SHORT} (evenflow resume --epochs N)")
+        lines.append(f"{CUT_SHORT}: evenflow resume {shlex.quote(run.folder)} --epochs N")
     report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), as_json)
     for note in result["notes"]:
         tell(f"evenflow: {note}")
@@ -298,11 +299,12 @@ def _judged(trainer: Trainer, result: dict[str, Any], as_json: bool) -> int:
     for name, (outside, distance) in off.items():
         todo = "; ".join(one.options or one.python for one in known[name]) or (
             f"--bounds {name} LOW HIGH, if its range has ends"
-            if outside > OUTSIDE and {*ends.get(name, ())} <= {None} else "train for longer")
+            if outside > OUTSIDE and {*ends.get(name, ())} <= {None} and not short
+            else "more rows may help" if state.stopped else "train for longer")
         tell(f"evenflow: warning: samples of column {name!r} differ from the data: {100 * outside:.2g} % are beyond "
              f"them, Kolmogorov's distance is {distance:.2g}; {todo}")
     if trivial is not None and result["log_likelihood"] <= trivial:
-        worse, short = result["log_likelihood"] < trivial - DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
+        worse = result["log_likelihood"] < trivial - DIVERGED * flow.dims
         if worse and not short:
             tell(f"evenflow: failed: the training diverged: the model is worse than {what}; try a lower --lr, or "
                  "--clip")
