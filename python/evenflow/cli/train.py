@@ -88,7 +88,8 @@ def inspect_data(args: argparse.Namespace, data: str) -> int:
     seen = check.inspect(load(path).train) if rows is None else check.inspect(rows, names=names)
     for column, found in zip(seen.columns, texts):
         if found:
-            column.found = [check.Finding("text", f"has text ({', '.join(found[:3])})", "", column.option("drop"))]
+            column.found = [check.Finding("text", f"has text ({', '.join(found[:3])})", "",
+                                          column.option("drop") + ", or write numbers in its place, for --context")]
     lines, todo = seen.lines(table), f"evenflow train {shlex.quote(path)} {seen.options(table)}".rstrip()
     shown = "\n".join([f"{seen.rows} rows", str(seen), "", *lines, "", todo])
     report({"rows": seen.rows, "kinds": {str(one.name): one.kind for one in seen.columns}, "lines": lines,

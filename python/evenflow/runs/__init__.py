@@ -265,8 +265,9 @@ class Run:
         result = {"event": "end", "epochs": trainer.state.progress.epoch, "steps": trainer.state.progress.step,
                   **evaluate(trainer.flow, whole, trainer.ranks), "model": self.model, "log": self.log}
         if leads:
-            result.update(failures=failures(trainer.flow, whole, recorder.outputs.temperature),
-                          pictures=recorder.draw(self.samples), notes=recorder.notes, marginals=recorder.marginals)
+            failed, doubts = _tried(trainer.flow, whole, recorder.outputs.temperature)
+            result.update(failures=failed, pictures=recorder.draw(self.samples), notes=recorder.notes + doubts,
+                          marginals=recorder.marginals)
             self.append(result)
         return result
 
@@ -304,17 +305,26 @@ def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, 
     return result
 
 
-def failures(flow: Density, whole: Dataset, temperature: float) -> list[str]:
-    """What a trained model can't do, in words: `verify` on the test part, and samples that are finite."""
+def _tried(flow: Density, whole: Dataset, temperature: float) -> tuple[list[str], list[str]]:
+    """What a trained model can't do, in words: `verify` on the test part, and samples that are finite; and a doubt where
+    samples of images lie far outside of their levels.
+    """
     rows = tested(flow, whole)[:TRIED]
     found = [f"verify: {text}" for text in verify(flow, rows.x, **rows.conditions).failures]
     label, context = (None if part is None else np.resize(part, (TRIED, *part.shape[1:]))
                       for part in (rows.label, rows.context))
     try:
-        lost = sample(flow, "sample", TRIED, label, context, 0, 0, temperature, redraw=True)[2]
+        x, _, lost = sample(flow, "sample", TRIED, label, context, 0, 0, temperature, redraw=True)
     except NumericError as error:
-        return [*found, str(error)]
-    return [*found, *([f"{lost} of {TRIED} samples are not finite"] if lost else [])]
+        return [*found, str(error)], []
+    found += [f"{lost} of {TRIED} samples are not finite"] if lost else []
+    if not flow.is_image:
+        return found, []
+    levels = 2.0**flow.bits
+    wild = int((abs(x.reshape(TRIED, -1) - levels / 2).max(1) > levels).sum())
+    return found, [] if wild <= TRIED // 100 else [
+        f"warning: {wild} of {TRIED} samples have pixels far outside of 0 ... {levels:g}; what helps is a longer "
+        "training, more pictures, or samples at a --temperature of 0.7"]
 
 
 def _baseline(flow: Density, whole: Dataset) -> float | None:
