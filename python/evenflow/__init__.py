@@ -23,9 +23,10 @@ from evenflow.models import NICE, CouplingFlow, Glow, RealNVP, load, set_matmul_
 from evenflow.optim import SGD, Adam, Adamax, AdamW, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
 __all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "convert", "DeviceArray", "to_uint8", "data",
-           "importance", "plot", "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "Settings", "MovingAverage",
-           "clip_grad_norm", "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError",
-           "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning", "__version__"]
+           "importance", "plot", "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "Settings",
+           "MovingAverage", "clip_grad_norm", "set_matmul_precision", "matmul_precision", "Error", "ShapeError",
+           "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning",
+           "__version__"]
 
 if TYPE_CHECKING:
     from evenflow import data, importance, plot

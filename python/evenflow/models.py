@@ -352,8 +352,8 @@ class NICE(Flow):
     @hinted
     def __init__(self, shape: int | Sequence[int], *, couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
                  prior: str = "logistic", permutation: str = "tile", preprocess: str = "none",
-                 bounds: Sequence[Any] | Mapping[int, Any] | None = None, bits: int = 8, seed: int = 0, dtype: str = "float32",
-                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 bounds: Sequence[Any] | Mapping[int, Any] | None = None, bits: int = 8, seed: int = 0,
+                 dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("NICE", locals()), **place("NICE", device, threads))
 
     def spectrum(self) -> np.ndarray:

@@ -86,7 +86,8 @@ class Column:
             options = [self.option("noise", step)]
         if (low, high) != (None, None):
             ends = ("None" if end is None else f"{end:.9g}" for end in (low, high))
-            python, options = [*python, f"bounds={{{self.place}: ({', '.join(ends)})}}"], [*options, self.option("bounds", low, high)]
+            python.append(f"bounds={{{self.place}: ({', '.join(ends)})}}")
+            options.append(self.option("bounds", low, high))
         return ", with ".join(python), " ".join(options)
 
 

@@ -49,12 +49,8 @@ def rings(n: int, noise: float = 0.08, seed: int = 0) -> Labelled:
 
     Parameters
     ----------
-    n : int
-        Number of points.
-    noise : float
-        Standard deviation of the noise added to each coordinate.
-    seed : int
-        Seed of the generator.
+    n, noise, seed
+        As in `two_moons`.
 
     Returns
     -------
@@ -74,10 +70,8 @@ def checkerboard(n: int, seed: int = 0) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    n : int
-        Number of points.
-    seed : int
-        Seed of the generator.
+    n, seed
+        As in `two_moons`.
 
     Returns
     -------
