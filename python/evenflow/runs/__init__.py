@@ -306,7 +306,7 @@ def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, 
 
 
 def _tried(flow: Density, whole: Dataset, temperature: float) -> tuple[list[str], list[str]]:
-    """What fails, in words, of `verify` on the test part and of samples; and a doubt, where images are far from theirs."""
+    """What fails of `verify` on the test part and of samples, in words; and a doubt, where pixels are far out."""
     rows = tested(flow, whole)[:TRIED]
     found = [f"verify: {text}" for text in verify(flow, rows.x, **rows.conditions).failures]
     label, context = (None if part is None else np.resize(part, (TRIED, *part.shape[1:]))
