@@ -142,6 +142,7 @@ def test_all_training_data(tmp_path, capsys):
 @pytest.mark.parametrize("data, options, code, words", [
     ("digits", ["--lr", "1000", "--epochs", "12"], 1, "failed: the training diverged: the model is worse than uniform"),
     ("noise.npy", ["--epochs", "40"], 0, "warning: the model is no better than uniform noise"),
+    ("noise.npy", ["--epochs", "40", "--temperature", "4"], 0, "samples have pixels far outside of 0 ... 256;"),
     ("digits", ["--temperature", "40"], 3, "warning: the model fails its test: "),
     ("table.npy", ["--epochs", "30"], 0, "")])
 def test_verdict(tmp_path, monkeypatch, capsys, data, options, code, words):

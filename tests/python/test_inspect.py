@@ -238,7 +238,8 @@ def test_each_kind_of_column_is_recognised(seed):
 
 @pytest.mark.parametrize("values, kind", [
     (lambda rng: rng.random(1000), "fraction"), (lambda rng: rng.uniform(-np.pi, np.pi, 1000), "angle"),
-    (lambda rng: rng.uniform(-180, 180, 100), "angle"), (lambda rng: rng.exponential(size=100), "positive"),
+    (lambda rng: rng.uniform(-180, 180, 100), "angle"),
+    (lambda rng: rng.uniform(0, np.pi, 1000), "angle"), (lambda rng: rng.exponential(size=100), "positive"),
     (lambda rng: np.where(rng.random(1000) < 0.02, 999, rng.normal(size=1000)), "mark"),
     (lambda rng: np.where(rng.random(1000) < 0.02, 0, rng.normal(20, 1, 1000)), "mark"),
     (lambda rng: np.where(rng.random(1000) < 0.02, -1, rng.exponential(size=1000)), "mark, positive"),

@@ -41,7 +41,7 @@ OUTSIDE, DISTANCE = 0.005, 0.05
 """Share of a column's samples beyond the data, and Kolmogorov's distance from them, that are told of."""
 JUDGED_STEPS = 100
 """A shorter training may not have got anywhere yet."""
-FEW_PICTURES = 1000
+FEW_PICTURES, FEW_ROWS = 1000, 200
 FAILED = 3
 """Exit code of a training whose model fails its test: its inverse does not hold, or its samples overflow."""
 DIVERGED = 0.3
@@ -133,8 +133,9 @@ def _work(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ran
         comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                     f"evenflow {_core.version}, command: {args.command}", f"data: {plan.mark}"]
         ranks.lead(lambda: run.start(plan, trainer, options.toml(plan.settings, comments), args.command, args.force))
-        for text in _few(trainer) if flow.is_image else ranks.lead(lambda: _look(trainer).lines(
-                plan.source.data.lower().endswith(TABLES), check.SHOWN)):
+        seen = [] if flow.is_image else ranks.lead(lambda: _look(trainer).lines(
+            plan.source.data.lower().endswith(TABLES), check.SHOWN))
+        for text in [*_few(trainer), *seen]:
             if ranks.rank == 0:
                 tell(f"evenflow: warning: [train] {text}")
         return _fit(run, trainer, plan, whole, args)
@@ -233,9 +234,12 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> Settings:
 
 
 def _few(trainer: Trainer) -> list[str]:
-    """What helps a training on few pictures, unless they are augmented."""
-    if len(trainer.data) >= FEW_PICTURES or trainer.settings.augment:
+    """What helps a training on few rows, or on few pictures that are not augmented."""
+    if len(trainer.data) >= (FEW_PICTURES if trainer.flow.is_image else FEW_ROWS) or trainer.settings.augment:
         return []
+    if not trainer.flow.is_image:
+        return [f"{len(trainer.data)} rows are few: compare with a Gaussian, or a mixture of some, and train several "
+                "seeds"]
     bits = ", --bits 5" if trainer.flow.bits > 5 else ""
     return [f"{len(trainer.data)} pictures are few: try --flip, if mirrored ones are as likely, --shift 0.1{bits}"]
 
@@ -266,7 +270,7 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
         display.close()
         if leads:
             place = [*(["--"] if run.folder.startswith("-") else []), run.folder]
-            out = os.path.join(run.folder, "samples" + (".png" if flow.is_image else ".npy"))
+            out = os.path.join(run.folder, "samples" + (".png" if flow.is_image else ".csv" if flow.columns else ".npy"))
             tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; go on with: "
                  + shlex.join(["evenflow", "resume", *place]))
             tell("evenflow: samples of the model so far: " + shlex.join(["evenflow", "sample", f"--out={out}", *place]))

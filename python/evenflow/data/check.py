@@ -39,7 +39,7 @@ of many rows and of few: 10 and 5 of Student's t with 4 degrees of freedom, 36 a
 NEAR, FULL, SKEW = 0.05, 0.005, 2.5
 """Width of an end, and the share of the rows there that makes it one; how much longer the upper half of a positive
 column's rows is than the lower where it has a long tail."""
-ANGLES = (0.0, 360.0), (-180.0, 180.0), (-90.0, 90.0), (0.0, 6.2832), (-3.1416, 3.1416), (-1.5708, 1.5708)
+ANGLES = [(low * half, high * half) for half in (180.0, 3.1416) for low, high in ((0, 1), (0, 2), (-1, 1), (-.5, .5))]
 MOST_COLUMNS = 1024
 """Whose dependence is looked for, which takes as long as the cube of their number."""
 SHOWN = 12
