@@ -75,6 +75,6 @@ def test_what_is_about_to_be_done(tmp_path, capsys, length, wanted):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((100, 2)))
     assert main(["train", str(tmp_path / "x.npy"), "--hidden", "4", "--couplings", "1", "--batch-size", "20", *length,
                  "--out", str(tmp_path / "run")]) == 0
-    first = capsys.readouterr().err.splitlines()[0]
-    assert first.startswith("training CouplingFlow (") and "81 samples, 9 to validate, 10 to test" in first
+    few, first = capsys.readouterr().err.splitlines()[:2]
+    assert "81 rows are few" in few and first.startswith("training CouplingFlow (") and "81 samples, 9 to validate, 10 to test" in first
     assert wanted in first

@@ -270,7 +270,8 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
         display.close()
         if leads:
             place = [*(["--"] if run.folder.startswith("-") else []), run.folder]
-            out = os.path.join(run.folder, "samples" + (".png" if flow.is_image else ".csv" if flow.columns else ".npy"))
+            kind = "png" if flow.is_image else "csv" if flow.columns else "npy"
+            out = os.path.join(run.folder, f"samples.{kind}")
             tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; go on with: "
                  + shlex.join(["evenflow", "resume", *place]))
             tell("evenflow: samples of the model so far: " + shlex.join(["evenflow", "sample", f"--out={out}", *place]))
