@@ -55,7 +55,8 @@ class ImportanceSamples:
     def weights(self) -> NDArray[np.float64]:
         """(n,) of sum one. A mean m of f(x) under them has the standard error sqrt(sum(weights^2 (f(x) - m)^2))."""
         w = _relative(self.log_weights)
-        return w / w.sum()
+        w /= w.sum()
+        return w
 
     @property
     def ess(self) -> float:
