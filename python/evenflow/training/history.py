@@ -39,7 +39,7 @@ class History(list[dict[str, Any]]):
         return f"History: {count}, {last['step']} steps{held}; last epoch: {told} nats a row{end}"
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draws the losses by epoch, with matplotlib.
+        """Draws the losses by step, with matplotlib.
 
         Parameters
         ----------
