@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from evenflow._core import ConfigError, DeviceError, Error, IoError, NumericError, ShapeError
 
@@ -67,9 +67,9 @@ _told: set[tuple[str, str, int]] = set()
 def wrong(kind: type[Kind], where: str, argument: str | None, text: str, row: int | None = None,
           column: int | str | None = None) -> Kind:
     """An error of a call's argument, whose text begins with the call. A TypeError has what errors of evenflow have."""
-    error: Any = kind(f"[{where}] {text}")
-    error.argument, error.row, error.column = argument, row, column
-    return cast(Kind, error)
+    error = kind(f"[{where}] {text}")
+    vars(error).update(argument=argument, row=row, column=column)
+    return error
 
 
 def warn(text: str) -> None:

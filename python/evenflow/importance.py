@@ -55,8 +55,7 @@ class ImportanceSamples:
     def weights(self) -> NDArray[np.float64]:
         """(n,) of sum one. A mean m of f(x) under them has the standard error sqrt(sum(weights^2 (f(x) - m)^2))."""
         w = _relative(self.log_weights)
-        w /= w.sum()
-        return w
+        return np.asarray(w / w.sum())
 
     @property
     def ess(self) -> float:
@@ -155,5 +154,4 @@ def pareto_k(log_weights: NDArray[np.float64]) -> float:
 
 def _relative(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weights, the largest of them 1."""
-    result: NDArray[np.float64] = np.exp(log_weights - log_weights.max())
-    return result
+    return np.asarray(np.exp(log_weights - log_weights.max()))

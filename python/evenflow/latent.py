@@ -93,8 +93,7 @@ def reconstruct(flow: Flow, x: Any, *, label: Any = None, context: Any = None, s
     else:
         fresh = [np.zeros_like(level) for level in levels]
     finer = len(levels) - keep
-    decoded: np.ndarray = flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label=label, context=context)
-    return decoded
+    return np.asarray(flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label=label, context=context))
 
 
 def interpolate(flow: Flow, a: Any, b: Any, *, label: Any = None, context: Any = None, steps: int = 9) -> np.ndarray:
@@ -226,8 +225,7 @@ def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, *, label:
                                                     f"got {counts[0]} and {counts[1]} out of {len(data)}")
     for rows, z in _encoded(flow, data):
         sums += [z[group[rows]].sum(axis=0, dtype=np.float64) for group in groups]
-    direction: np.ndarray = sums[0] / counts[0] - sums[1] / counts[1]
-    return direction
+    return np.asarray(sums[0] / counts[0] - sums[1] / counts[1])
 
 
 def _marks(name: str, marks: Any, n: int) -> np.ndarray:
@@ -361,9 +359,8 @@ def enlarged(flow: Flow, factor: int, *, device: str = "cpu", threads: int = 0) 
 
 
 def _encode(flow: Flow, x: Any, label: Any, context: Any) -> np.ndarray:
-    taken = as_floats(flow, x)
-    z: np.ndarray = flow.encode(taken, label=label, context=context)
-    return z
+    taken = as_floats(flow, x)  # which says what is no flow
+    return np.asarray(flow.encode(taken, label=label, context=context))
 
 
 def _decode(flow: Flow, z: np.ndarray, label: Any, context: Any) -> np.ndarray:

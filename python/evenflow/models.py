@@ -15,7 +15,7 @@ from evenflow import _core, checkpoint
 from evenflow._border import checks, masks
 from evenflow._border.bounds import by_column
 from evenflow._border.bounds import checked as checked_bounds
-from evenflow._border.checks import LARGEST, choice, flag, number, whole
+from evenflow._border.checks import LARGEST, choice, flag, is_sequence, number, whole
 from evenflow.errors import ConfigError, DeviceError, IoError, wrong
 from evenflow._border.extras import load_backend
 from evenflow.flow import Flow
@@ -57,7 +57,7 @@ class Setting:
             return choice(self.model, self.name, named, tuple(self.choices or ()))
         if self.type != "ints":
             return self._whole(self.name, value)
-        if not _is_sequence(value):
+        if not is_sequence(value):
             raise wrong(TypeError, self.model, self.name,
                         f"expected a sequence of widths for {self.name}, got {value!r}; one layer is (64,)")
         return [self._whole(f"a width in {self.name}", width) for width in value]
@@ -444,7 +444,7 @@ def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     A setting that this kind of data or this law doesn't have must keep its default.
     """
-    columns = model == "CouplingFlow" or model == "NICE" and not _is_sequence(arguments["shape"])
+    columns = model == "CouplingFlow" or model == "NICE" and not is_sequence(arguments["shape"])
     kind = "table" if columns else "image"
     declared = DECLARED[model, kind]
     names = {setting.name for setting in declared}
@@ -488,14 +488,7 @@ def place(model: str, device: Any, threads: Any) -> dict[str, Any]:
 
 
 def _image_shape(model: str, shape: Any) -> list[int]:
-    if not _is_sequence(shape) or len(shape) != 3:
-        raise wrong(ConfigError if _is_sequence(shape) else TypeError, model, "shape", "expected "
+    if not is_sequence(shape) or len(shape) != 3:
+        raise wrong(ConfigError if is_sequence(shape) else TypeError, model, "shape", "expected "
                     f"{'a number of columns, or ' * (model == 'NICE')}a shape (H, W, C), got {shape!r}")
     return [whole(model, "a size in shape", size, low=1) for size in shape]
-
-
-def _is_sequence(value: Any) -> bool:
-    """Of numbers in an order, with a length; an array of numpy without axes has none."""
-    if isinstance(value, np.ndarray):
-        return value.ndim > 0
-    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -49,6 +49,9 @@ class Optimizer:
         A setting is not a number.
     """
 
+    _decoupled = 0.0
+    """Weight decay that works by `shrink`, in proportion to the learning rate."""
+
     def __init__(self, flow: Density, rule: str, *, lr: float, momentum: float = 0.0, beta1: float = 0.9,
                  beta2: float = 0.999, decay: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.0,
                  shrink: float = 1.0):
@@ -66,7 +69,12 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._core.lr = number("optimizer", "lr", value, 0.0)
+        lr = number("optimizer", "lr", value, 0.0)
+        if lr * self._decoupled > 1:
+            raise ConfigError(f"[optimizer] expected lr * weight_decay <= 1, got {lr * self._decoupled:g}")
+        self._core.lr = lr
+        if self._decoupled:
+            self._core.shrink = 1 - lr * self._decoupled
 
     @property
     def steps(self) -> int:
@@ -175,10 +183,12 @@ class Adam(Optimizer):
     True
     """
 
+    _rule = "adam"
+
     @hinted
     def __init__(self, flow: Density, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
                  eps: float = 1e-8, weight_decay: float = 0.0, shrink: float = 1.0):
-        super().__init__(flow, "adam", lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
+        super().__init__(flow, self._rule, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
                          shrink=shrink)
 
 
@@ -204,34 +214,18 @@ class AdamW(Adam):
     @hinted
     def __init__(self, flow: Density, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
                  weight_decay: float = 0.01):
-        self._weight_decay = number("optimizer", "weight_decay", weight_decay, 0.0)
+        self._decoupled = number("optimizer", "weight_decay", weight_decay, 0.0)
         super().__init__(flow, lr, beta1, beta2, eps)
         self.lr = lr
 
-    @property
-    def lr(self) -> float:
-        """Learning rate of the next step."""
-        return self._core.lr
 
-    @lr.setter
-    def lr(self, value: float) -> None:
-        lr = number("optimizer", "lr", value, 0.0)
-        if lr * self._weight_decay > 1:
-            raise ConfigError(f"[optimizer] expected lr * weight_decay <= 1, got {lr * self._weight_decay:g}")
-        self._core.lr, self._core.shrink = lr, 1 - lr * self._weight_decay
-
-
-class Adamax(Optimizer):
+class Adamax(Adam):
     """Adamax as in Glow's code: a decayed infinity norm, with Adam's bias correction of the step size.
 
     Parameters are those of `Adam`; beta2 is the decay of the norm.
     """
 
-    @hinted
-    def __init__(self, flow: Density, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
-                 eps: float = 1e-8, weight_decay: float = 0.0, shrink: float = 1.0):
-        super().__init__(flow, "adamax", lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
-                         shrink=shrink)
+    _rule = "adamax"
 
 
 class SGD(Optimizer):

@@ -120,15 +120,11 @@ def learning_curve(history: Any, path: str | os.PathLike[str] | None = None) -> 
     ------
     ConfigError, IoError, MissingExtra
         There is no record, the file can't be written, or matplotlib is missing.
-
-    See Also
-    --------
-    evenflow.training.history.History.plot : The same.
     """
     where = "learning_curve"
-    if isinstance(history, list):  # or a whole log, with other events
-        history = [record for record in history if isinstance(record, dict) and record.get("event", "epoch") == "epoch"]
-    if not isinstance(history, list) or not history or not all("step" in record for record in history):
+    history = [record for record in history if isinstance(record, dict) and "step" in record
+               and record.get("event", "epoch") == "epoch"] if isinstance(history, list) else []  # a log has others
+    if not history:
         raise wrong(ConfigError, where, "history", "expected the history of Flow.fit, with at least one epoch")
     bits = any("bits_per_dim" in record for record in history)
     key, unit = ("bits_per_dim", "bits a dimension") if bits else ("loss", "nats a row")

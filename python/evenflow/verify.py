@@ -156,8 +156,7 @@ def _measure(flow: Density, data: Batch, rng: np.random.Generator) -> dict[str, 
 
 
 def _error(got: np.ndarray, wanted: np.ndarray) -> float:
-    error: float = np.abs(np.asarray(got, np.float64) - wanted).max() / max(1.0, float(np.abs(wanted).max()))
-    return float(error)
+    return float(np.abs(np.asarray(got, np.float64) - wanted).max() / max(1.0, float(np.abs(wanted).max())))
 
 
 def float64_copy(flow: Density) -> Density:

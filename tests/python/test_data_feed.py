@@ -93,7 +93,7 @@ def test_reading_ahead_changes_no_bit(pictures, monkeypatch, threads):
     if len(threads) == 1:
         monkeypatch.setattr(threading.Thread, "start", refuse)
     labels = np.arange(40)
-    ahead = feed(Outside(pictures), Augment.level(2), labels)
+    ahead = feed(Outside(pictures), Augment(shift=0.1, flip=True, rotation=15.0), labels)
     for epoch, position in ((0, 0), (0, 1), (0, 5), (1, 0), (1, 1), (1, 0), (0, 4)):
         share = ahead.get(epoch, position)
         rows = Order(40, [5, epoch])[position * 7:position * 7 + 7]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from evenflow._border import checks
+from evenflow._border.checks import is_sequence
 from evenflow.errors import ConfigError, NumericError, wrong
 
 Pairs = Sequence[Sequence[float | None]]
@@ -27,7 +28,7 @@ def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] |
     """
     if bounds is None:
         return None
-    if not _is_sequence(bounds) or not all(pair is None or _is_sequence(pair) and len(pair) == 2 for pair in bounds):
+    if not is_sequence(bounds) or not all(pair is None or is_sequence(pair) and len(pair) == 2 for pair in bounds):
         raise wrong(TypeError, where, "bounds",
                     f"expected bounds as a pair (low, high) or None for every column, got {bounds!r}")
     if len(bounds) != columns:
@@ -98,16 +99,6 @@ def _shown(number: Any) -> str:
     return str(number).removesuffix(".0")
 
 
-def unbounded(bounds: Pairs, x: np.ndarray) -> np.ndarray:
-    """What a model makes of x (N, D), whose rows lie inside, before it standardises: float64."""
-    low, high = _ends(bounds, x.dtype)
-    with np.errstate(invalid="ignore"):
-        above, below = np.where(np.isinf(low), 1.0, x - low), np.where(np.isinf(high), 1.0, high - x)
-    free = np.isinf(low) & np.isinf(high)
-    result: np.ndarray = np.where(free, x, np.log(above, dtype=np.float64) - np.log(below, dtype=np.float64))
-    return result
-
-
 def rounded(bounds: Pairs, dtype: np.dtype) -> list[list[float | None]]:
     """The bounds that a model of this dtype computes with."""
     return [[None if end is None else float(dtype.type(end)) for end in pair] for pair in bounds]
@@ -117,7 +108,3 @@ def _ends(bounds: Pairs, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Two (D,) arrays of `dtype`, infinite where open."""
     return (np.array([-math.inf if low is None else low for low, _ in bounds], dtype),
             np.array([math.inf if high is None else high for _, high in bounds], dtype))
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)

@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,13 @@ def choice(where: str, name: str, value: Any, options: tuple[str, ...]) -> str:
         wanted = ", ".join(map(repr, options))
         raise wrong(ConfigError, where, name, f"expected {name} to be one of {wanted}, got {value!r}")
     return str(value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether it has an order and a length; an array of numpy without axes has none."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def plain(value: Any) -> Any:

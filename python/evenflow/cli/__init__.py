@@ -27,8 +27,8 @@ from evenflow.training import signals
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0: done; 1: a failure in numbers, of a training or a test, a lost rank or no memory; 2: usage or bad input;
-    130: interrupted; 141: whoever read the output has gone.
+    0: done; 1: a failure in numbers, of a training or a test, a lost rank or no memory; 2: usage or bad input; 3: the
+    model that was trained fails its test; 130: interrupted; 141: whoever read the output has gone.
     """
     argv, args = sys.argv[1:] if argv is None else argv, argparse.Namespace()
     try:

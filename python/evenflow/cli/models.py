@@ -291,5 +291,4 @@ def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
         if labels is None:
             raise ConfigError("[edit] the data have no labels and no attributes to edit by")
         known, values = part.classes, labels[:, None] == np.arange(len(part.classes))
-    marked: np.ndarray = values[:, [class_number(name, known) for name in names]].any(axis=1)
-    return marked
+    return np.asarray(values[:, [class_number(name, known) for name in names]].any(axis=1))

@@ -238,8 +238,7 @@ class EvenflowModel(FlowModel):
         return self.inverse(self.sample_latent_distribution(n), conditional)[0]
 
     def sample_latent_distribution(self, n: int = 1) -> np.ndarray:
-        z: np.ndarray = self.rng.standard_normal((int(n), self.model.flow.dims))
-        return z
+        return np.asarray(self.rng.standard_normal((int(n), self.model.flow.dims)))
 
     def sample_and_log_prob(self, N: int = 1, z: Any = None, alt_dist: Any = None,
                             conditional: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -255,8 +254,7 @@ class EvenflowModel(FlowModel):
 
 def _normal(z: np.ndarray) -> np.ndarray:
     """The base's log-density, NaN for rows that have none."""
-    log_prob: np.ndarray = -0.5 * (z * z).sum(1) - 0.5 * np.log(2 * np.pi) * z.shape[1]
-    return log_prob
+    return np.asarray(-0.5 * (z * z).sum(1) - 0.5 * np.log(2 * np.pi) * z.shape[1])
 
 
 class EvenflowProposal(FlowProposal):

@@ -43,5 +43,4 @@ def each(flow: Any, call: str, rows: np.ndarray, context: np.ndarray | None = No
 
 def log_prob(flow: Any, rows: np.ndarray) -> np.ndarray:
     """Log-densities (N,) of rows (N, D), NaN where the flow refuses a row."""
-    found: np.ndarray = each(flow, "log_prob", rows)[0]
-    return found
+    return np.asarray(each(flow, "log_prob", rows)[0])

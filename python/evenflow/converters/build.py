@@ -38,8 +38,7 @@ class Gap(NamedTuple):
     @property
     def bias(self) -> np.ndarray:
         """(x + bias) scale matrix is the same map."""
-        bias: np.ndarray = np.linalg.solve((self.scale[:, None] * self.matrix).T, self.shift)
-        return bias
+        return np.asarray(np.linalg.solve((self.scale[:, None] * self.matrix).T, self.shift))
 
 
 def _gap(affine: Affine, order: np.ndarray) -> Gap:

@@ -20,8 +20,6 @@ from evenflow.errors import IoError, MissingExtra
 from evenflow._border.extras import need
 
 FOLDER = "EVENFLOW_DATA"
-
-
 SETS = {
     "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/",
               {"train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",

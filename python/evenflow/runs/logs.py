@@ -19,7 +19,6 @@ from evenflow.errors import MissingExtra, NumericError, ShapeError
 from evenflow.runs.export import write_samples
 from evenflow.training.loop import Trainer
 
-
 DRAWN, PAIRED, PICTURED = 10_000, 2000, 10
 """Samples of a table that are compared with the data; rows and columns in their picture."""
 

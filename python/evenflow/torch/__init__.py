@@ -47,7 +47,6 @@ class FlowModule(torch.nn.Module):
 
     Notes
     -----
-
     Parameters and buffers have the names of `flow.named_parameters()`, unless `flat`, and share its memory: an
     optimiser step or load_state_dict changes the flow, and whatever changes the flow changes the module. Gradients are
     torch's (parameter.grad); flow.grads is left as it was. Tensors are where the flow computes and stay there,

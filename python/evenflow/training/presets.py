@@ -181,7 +181,4 @@ def resolved(settings: Settings, usual: dict[str, Any], n: int, epochs: int | No
 
 def _levels(height: int, width: int) -> int:
     """Scales of a Glow for images of this size: as many as halve evenly, at most 3."""
-    count = 0
-    while count < 3 and height % 2 == 0 and width % 2 == 0:
-        height, width, count = height // 2, width // 2, count + 1
-    return max(count, 1)
+    return next(levels for levels in (3, 2, 1) if levels == 1 or height % 2**levels == width % 2**levels == 0)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-
 if sys.platform == "win32":  # of a closing terminal
     HANGUP = signal.SIGBREAK
 else:
