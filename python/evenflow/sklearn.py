@@ -151,6 +151,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         # pyarrow's `columns` are the values.
         names = list(getattr(X, "column_names", getattr(X, "columns", ())))
         flow = self._model(rows.shape[1], seed, names)
+        name_columns(flow, names if all(isinstance(name, str) for name in names) else None)
         weights, kept = _checked_weights(WHERE, sample_weight, len(rows)), np.arange(len(rows))
         if weights is not None:
             kept = np.flatnonzero(weights)
@@ -171,8 +172,6 @@ class FlowDensity(DensityMixin, BaseEstimator):
             if flow.initialized:  # the columns were taken, and the training failed
                 raise
             raise _refused(error, "X", kept) from error
-        if names and all(isinstance(name, str) for name in names):
-            name_columns(flow, names)
         # Last, so that a fit that fails leaves an earlier one whole.
         validate_data(self, X, skip_check_array=True)
         self.flow_, self.history_, self.n_iter_ = flow, history, len(history)
@@ -231,9 +230,7 @@ def _refused(error: NumericError, argument: str, rows: np.ndarray) -> ConfigErro
     if row is not None:
         row = int(rows[row])
         text = re.sub(rf"(row|sample) {error.row}\b", rf"\1 {row}", text, count=1)
-    refused = ConfigError(text)
-    refused.argument, refused.row, refused.column = argument, row, error.column
-    return refused
+    return ConfigError(text, argument=argument, row=row, column=error.column)
 
 
 def _checked_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | None:

@@ -328,6 +328,14 @@ def test_all_values_that_are_not_finite_are_counted():
     assert "50 in column 1, 1 in column 2" in str(error.value)
 
 
+def test_columns_of_a_frame_that_are_no_numbers_are_named():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": normal(300, 1)[:, 0], "kind": ["b", "a", None] * 100, "good": [True, False] * 150})
+    seen = ef.data.inspect(frame)
+    assert [column.kind for column in seen.columns] == ["real", "text", "text"]
+    assert "column 'kind' has text (a, b): leave it out, or write numbers in its place" in seen.lines()
+
+
 def test_folds_warn_once_where_filters_change_in_between():
     x = np.exp(normal(300, 1))
     with warnings.catch_warnings(record=True) as found:

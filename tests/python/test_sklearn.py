@@ -267,6 +267,13 @@ def test_p_values_are_calibrated(crescent):
     assert np.mean(flagged) == pytest.approx(4 / 40, abs=3 * np.std(flagged) / np.sqrt(150))
 
 
+def test_a_density_warns_of_a_column_by_its_name(crescent):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": crescent[:600, 0], "flux": np.exp(crescent[:600, 1] * 100)})
+    with pytest.warns(ef.DataWarning, match="column 'flux' is positive with a long tail"):
+        clone(TINY).fit(frame)
+
+
 def test_a_density_that_selects_columns_by_name(crescent):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"text": ["x"] * 600, "b": crescent[:600, 1], "a": crescent[:600, 0]})

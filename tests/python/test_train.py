@@ -67,7 +67,9 @@ def test_best_is_kept_and_training_stops(table, real_nvp):
 
 
 def test_an_equal_validation_loss_is_no_better(table, real_nvp):
-    assert len(real_nvp().fit(table, valid=table[:50], epochs=20, lr=0.0, patience=3)) == 4
+    history = real_nvp().fit(table, valid=table[:50], epochs=20, lr=0.0, patience=3)
+    assert len(history) == 4 and history.stopped and history.settings.batch_size == 32
+    assert repr(history).endswith("; ended after 3 epochs that were not better")
 
 
 def test_a_better_epoch_begins_patience_anew(table, real_nvp):

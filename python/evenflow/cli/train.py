@@ -86,10 +86,7 @@ def inspect_data(args: argparse.Namespace, data: str) -> int:
     if table := path.lower().endswith(TABLES):
         names, rows, texts = read_raw(path)
     seen = check.inspect(load(path).train) if rows is None else check.inspect(rows, names=names)
-    for column, found in zip(seen.columns, texts):
-        if found:
-            column.found = [check.Finding("text", f"has text ({', '.join(found[:3])})", "",
-                                          column.option("drop") + ", or write numbers in its place, for --context")]
+    check.name_texts(seen, {j: found for j, found in enumerate(texts) if found})
     lines, todo = seen.lines(table), f"evenflow train {shlex.quote(path)} {seen.options(table)}".rstrip()
     shown = "\n".join([f"{seen.rows} rows", str(seen), "", *lines, "", todo])
     report({"rows": seen.rows, "kinds": {str(one.name): one.kind for one in seen.columns}, "lines": lines,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -161,6 +161,11 @@ def inspect(x: Any, context: Any = None, *, names: Sequence[str] | None = None, 
     """
     where = "inspect"
     names = arrays.names_of(x) if names is None else names
+    texts = dict[int, list[str]]()
+    if hasattr(x, "select_dtypes"):  # of pandas
+        others = x.columns.get_indexer(x.select_dtypes(exclude="number").columns).tolist()
+        texts = {j: sorted(map(str, x.iloc[:, j].dropna().unique())) for j in others}
+        x = x.assign(**dict.fromkeys(x.columns[others], math.nan))
     rows = arrays.as_array(where, x)
     if len(rows.shape) != 2:
         raise wrong(ShapeError, where, "x", f"expected a table (N, D), got {rows.shape}")
@@ -171,7 +176,16 @@ def inspect(x: Any, context: Any = None, *, names: Sequence[str] | None = None, 
         one.missing = count
         one.found[:0] = [Finding("missing", f"has {count} missing values", "leave these rows out, or fill them in",
                                  one.option("omit", "missing"))] if count else []
+    name_texts(seen, texts)
     return seen
+
+
+def name_texts(seen: Inspection, texts: Mapping[int, list[str]]) -> None:
+    """Says of columns, by their numbers, that they hold texts, and which, as of no number."""
+    for j, found in texts.items():
+        one, todo = seen.columns[j], "write numbers in its place"
+        one.found = [Finding("text", f"has text ({', '.join(found[:3])})", f"leave it out, or {todo}",
+                             f"{one.option('drop')}, or {todo}, for --context")]
 
 
 def look(data: Batch, dtype: np.dtype, names: Sequence[str] = (), seed: int = 0, bounds: Pairs | None = None,

@@ -33,9 +33,10 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
 
 
 def _array(path: str) -> np.ndarray:
-    with reading(path, ".npy file"):
-        x = np.lib.format.open_memmap(path, mode="r")
-        return x if is_large(x.nbytes) else np.array(x)
+    with reading(path, ".npy file"), open(path, "rb") as file:
+        if is_large(os.path.getsize(path)):
+            return np.lib.format.open_memmap(path, mode="r")
+        return np.asarray(np.lib.format.read_array(file))  # a copy of what is mapped would take its memory twice
 
 
 def read_npz(path: str | os.PathLike[str]) -> Dataset:

@@ -58,7 +58,7 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
 
     with undone_on_error(flow):
         if not flow.initialized:
-            name_columns(flow, arrays.names_of(x), arrays.names_of(context))
+            name_columns(flow, arrays.names_of(x) or column_names(flow).get("x"), arrays.names_of(context))
         trainer, length = ranks.try_on_all(prepare)
         if not flow.is_image and not goes_on:  # once a training
             ranks.lead(warn_of_table)
@@ -77,7 +77,7 @@ def fit(flow: Density, x: Any, valid: Any, label: Any, context: Any, sample_weig
         trainer.train(watch, path)
     finally:
         shown.close(stopped=trainer.state.progress.stopped)
-    return History(trainer.history, rows, valid_rows)
+    return History(trainer.history, rows, valid_rows, trainer.settings, trainer.state.progress.stopped)
 
 
 def merged(settings: Settings | None, everyday: dict[str, Any]) -> Settings:

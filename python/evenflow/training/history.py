@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from evenflow.training.settings import Settings
 
 CUT_SHORT = "the last epoch was the best, so a longer training may be better"
 
@@ -18,12 +19,13 @@ def best_of(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 class History(list[dict[str, Any]]):
     """A list with one dict an epoch: epoch, step, loss [nats a sample], lr, seconds, ..., valid_loss.
 
-    An epoch that the training did not finish is the last one.
+    An epoch that the training did not finish is the last one. `settings` are those of the training, without "auto", and
+    `stopped` says whether `patience` ended it.
     """
 
-    def __init__(self, records: list[dict[str, Any]], rows: int = 0, valid_rows: int = 0):
+    def __init__(self, records: list[dict[str, Any]], rows: int, valid_rows: int, settings: Settings, stopped: bool):
         super().__init__(records)
-        self.rows, self.valid_rows = rows, valid_rows
+        self.rows, self.valid_rows, self.settings, self.stopped = rows, valid_rows, settings, stopped
 
     def __repr__(self) -> str:  # a notebook shows what a cell ends with, and a training has hundreds of epochs
         if not self:
@@ -34,7 +36,8 @@ class History(list[dict[str, Any]]):
         if best is not None:
             held = (f"; trained on {self.rows:,} rows and validated on {self.valid_rows:,}, best in epoch "
                     f"{best['epoch']} with valid_loss {best['valid_loss']:.4f}")
-            end = f"; {CUT_SHORT}" if best is last else ""
+            end = f"; {CUT_SHORT}" if best is last else (
+                f"; ended after {self.settings.patience} epochs that were not better" if self.stopped else "")
         count = "1 epoch" if len(self) == 1 else f"{len(self)} epochs"
         return f"History: {count}, {last['step']} steps{held}; last epoch: {told} nats a row{end}"
 
