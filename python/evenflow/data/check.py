@@ -272,7 +272,8 @@ def _found(column: Column, free: bool, scales: bool) -> Iterator[Finding]:
     q = np.quantile(v, [rare, 0.25, 0.5, 0.75, 1 - rare])
     if q[4] - q[0] > times * (scale := q[3] - q[1]) > 0:
         shift = f"(x {-q[2]:+.2g})" if abs(q[2]) > scale else "x"
-        yield Finding("long tails", "has long tails", f"take np.arcsinh({shift} / {scale:.2g}) for it")
+        formula = f"np.arcsinh({shift} / {scale:.2g})"
+        yield Finding("long tails", "has long tails", f"take {formula} for it", f"write {formula} in its place")
 
 
 def _few(column: Column, values: np.ndarray, classes: bool, free: bool) -> Finding:
