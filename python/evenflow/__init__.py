@@ -22,16 +22,20 @@ from evenflow.flow import Flow
 from evenflow.models import NICE, CouplingFlow, Glow, RealNVP, load, set_matmul_precision
 from evenflow.optim import SGD, Adam, Adamax, AdamW, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
-__all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "convert", "DeviceArray", "to_uint8", "data",
-           "importance", "plot", "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "Settings",
-           "MovingAverage", "clip_grad_norm", "set_matmul_precision", "matmul_precision", "Error", "ShapeError",
-           "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning",
-           "__version__"]
+__all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "convert", "calibration", "DeviceArray",
+           "to_uint8", "data", "importance", "plot", "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule",
+           "Settings", "MovingAverage", "clip_grad_norm", "set_matmul_precision", "matmul_precision", "Error",
+           "ShapeError", "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra",
+           "DataWarning", "__version__"]
 
 if TYPE_CHECKING:
     from evenflow import data, importance, plot
+    from evenflow.calibrate import calibration
     from evenflow.converters import convert
     from evenflow.training.settings import Settings
+
+LATE = {"calibration": "calibrate", "convert": "converters", "Settings": "training.settings"}
+"""Names that are loaded from a module when they are asked for."""
 
 
 def __dir__() -> list[str]:
@@ -42,10 +46,6 @@ def __getattr__(name: str) -> Any:
     """Loads what not every program needs."""
     if name in ("data", "importance", "plot"):
         return importlib.import_module(f"evenflow.{name}")
-    if name == "convert":
-        from evenflow.converters import convert
-        return convert
-    if name == "Settings":
-        from evenflow.training.settings import Settings
-        return Settings
+    if name in LATE:
+        return getattr(importlib.import_module(f"evenflow.{LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

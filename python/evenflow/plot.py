@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,12 @@ from evenflow._border import arrays, checks
 from evenflow._border.extras import need
 from evenflow.density import Density, check, check_flow, floats
 from evenflow.errors import ConfigError, IoError, ShapeError, wrong
+
+if TYPE_CHECKING:
+    from evenflow.calibrate import Calibration
+
+NAMED = 10
+"""Most lines that a legend names."""
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None) -> np.ndarray:
@@ -204,6 +210,28 @@ def marginals(flow: Density, data: ArrayLike, path: str | os.PathLike[str] | Non
     batch = batch[np.sort(np.random.default_rng(seed).permutation(len(batch))[:n])]
     return corner(batch.x, flow.sample(len(batch), seed=seed, **batch.conditions),
                   flow.columns or [f"x{i}" for i in range(flow.dims)], path)
+
+
+def calibration(found: Calibration, path: str | os.PathLike[str] | None = None) -> Any:
+    """The figure of `Calibration.plot`: distances from uniform by column, and shares of the rows within regions."""
+    figure = _figure("calibration", 8, 4)
+    level = np.linspace(0, 1, 201)
+    left, right = figure.subplots(1, 2)
+    for name, ranks in zip(found.columns, found.ranks.T):
+        share = np.searchsorted(np.sort(ranks), level * (found.draws + 1)) / len(ranks)
+        left.plot(level, share - level, label=name)
+    for name, values in (("smallest", found.coverage), ("about points", found.tarp)):
+        right.plot(level, np.searchsorted(np.sort(values), level, side="right") / len(values), label=name)
+    for axes, middle in ((left, 0 * level), (right, level)):
+        axes.fill_between(level, middle - found.band, middle + found.band, color="0.9")
+        axes.plot(level, middle, color="0.5", linewidth=0.8)
+    left.set(xlabel="rank of the row / draws", ylabel="cumulative share of rows, less uniform")
+    right.set(xlabel="probability of the region", ylabel="share of rows in it", xlim=(0, 1), ylim=(0, 1))
+    right.legend()
+    if len(found.columns) <= NAMED:
+        left.legend()
+    _write("calibration", figure.savefig, path)
+    return figure
 
 
 def corner(x: np.ndarray, drawn: np.ndarray, names: Any, path: str | os.PathLike[str] | None = None) -> Any:

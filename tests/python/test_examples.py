@@ -11,7 +11,7 @@ import evenflow as ef
 NAMES = ["evenflow.CouplingFlow", "evenflow.Glow", "evenflow.RealNVP", "evenflow.NICE", "evenflow.load",
          *(f"evenflow.Flow.{name}" for name in ("fit", "log_prob", "sample", "sample_and_log_prob", "forward", "inverse",
                                                 "log_prob_and_grad", "train_step", "save", "verify", "importance")),
-         "evenflow.Adam", "evenflow.score.p_values", "evenflow.verify.Report",
+         "evenflow.Adam", "evenflow.calibration", "evenflow.score.p_values", "evenflow.verify.Report",
          *(f"evenflow.latent.{name}" for name in ("reconstruct", "interpolate", "attribute")),
          "evenflow.inpaint.inpaint", "evenflow.importance.ImportanceSamples",
          "evenflow.plot.grid", "evenflow.plot.save_grid", "evenflow.plot.marginals", "evenflow.sklearn.FlowDensity", "evenflow.torch.FlowModule"]

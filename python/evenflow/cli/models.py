@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import _core, latent
+from evenflow.calibrate import calibration as calibrated
 from evenflow.cli.common import Answer, chosen, class_number, examples, given_context, given_label, quality
 from evenflow.data import Dataset
 from evenflow.data.table import Columns
@@ -22,6 +23,8 @@ from evenflow.score import log_probs, score_rows
 
 BFLOAT16 = {"amx": "matrices", "avx512_bf16": "pairs"}
 """What an instruction set multiplies at once."""
+CALIBRATED = 1000
+"""Rows that a calibration is tested on."""
 STRENGTHS = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
 """Of an edit."""
 
@@ -122,16 +125,26 @@ def info(flow: Flow, plan: Plan | None, *, tensors: bool = False) -> Answer:
 
 def verify(flow: Flow, plan: Plan | None, data: str | None = None, *, size: int | None = None,
            columns: list[str] | None = None, context: list[str] | None = None, label: str | None = None,
-           seed: int = 0) -> Answer:
+           seed: int = 0, calibration: str | bool = False) -> Answer:
     """Test a model: inverse, log-determinant, gradients. Exit code 1: failed.
 
     evenflow verify runs/digits
 
     label: CSV, Parquet: column of classes, no number for the model
+    calibration: tables: also test whether densities are as wide as they say, on up to 1,000 rows; with a name, its
+     picture
     """
     part = tested(flow, held_out(flow, plan, data, size, chosen=Columns.of(columns, label, context)))
     found = flow.verify(part.x, seed=seed, **part.conditions)
-    return {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found)
+    result, text = {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found)
+    if calibration is False:
+        return result, text
+    part = part[:CALIBRATED]
+    report = calibrated(flow, part.x, part.context, seed=seed)
+    if isinstance(calibration, str):
+        report.plot(calibration)
+    return {**result, "ok": found.ok and report.ok, "failures": found.failures + report.failures,
+            "calibration": {"distances": report.distances, "band": report.band}}, f"{text}\n{report}"
 
 
 # Latents, and work by gradients
