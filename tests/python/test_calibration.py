@@ -83,6 +83,7 @@ def test_wrong_arguments(normal):
 
 def test_the_command_line_tests_calibration(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pandas")
+    pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     x, _ = rows(0, 3000)
     np.savetxt("x.csv", np.column_stack([x, 3 * x[:, :1] + np.random.default_rng(1).standard_normal((3000, 1))]),

@@ -107,7 +107,8 @@ def test_missing_values_are_counted(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_text("a,b,kind\n1,2,x\n?,,x\n3,4,\n5,oops,y\n5,NA,y\n")
     with raises(ef.IoError, row=1, column="a") as error:
         ef.data.load(tmp_path / "t.csv", label="kind")
-    assert str(error.value).endswith("; 4 of 5 rows have such values: 1 in column 'a', 3 in column 'b', 1 in column 'kind'")
+    assert str(error.value).endswith("; 4 of 5 rows have such values: 1 in column 'a', 3 in column 'b', 1 in column 'kind'; "
+                                     "evenflow inspect proposes options for all columns")
 
 
 @pytest.mark.parametrize("columns, options, row, column", [

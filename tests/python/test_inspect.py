@@ -50,6 +50,15 @@ def test_columns_of_few_values_are_named():
     assert not warned(x + noise)  # what the text and the docs advise
 
 
+def test_fractions_and_percentages_end_at_both_sides():
+    x = np.random.default_rng(0).beta(0.5, 0.5, (4000, 5))
+    x[:, 0], x[:, 1], x[:, 2] = x[:, 0].round(2), (100 * x[:, 1]).round(), (100 * x[:, 2]).round(1)
+    x[:, 3], x[:, 4] = 100 * x[:, 3], normal(4000, 1)[:, 0]
+    x[0, 3] = 100
+    assert [text.partition("bounds=")[2].partition("}")[0] for text in ef.data.inspect(x).lines()] == [
+        "{0: (-0.01, 1.01)", "{1: (-1, 101)", "{2: (-0.1, 100.1)", "{3: (0, 100)"]
+
+
 def test_a_value_that_many_rows_have_is_named():
     x = normal(400, 3)
     x[:40, 2] = -99

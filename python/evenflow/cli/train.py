@@ -290,20 +290,22 @@ def _judged(run: Run, trainer: Trainer, result: dict[str, Any], as_json: bool) -
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
     elif (best := best_of(history)) is not None and best is history[-1]:
-        lines.append(f"{CUT_SHORT}: evenflow resume {shlex.quote(run.folder)} --epochs N")
+        lines.append(f"{CUT_SHORT}: evenflow resume {shlex.quote(run.folder)} --epochs {2 * max(1, result['epochs'])}")
     report(result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]), as_json)
     for note in result["notes"]:
         tell(f"evenflow: {note}")
     few = 1 / min(len(trainer.data), check.MOST_ROWS)
     off = {name: one for name, one in result["marginals"].items()
            if one[0] > max(OUTSIDE, 10 * few) or one[1] > max(DISTANCE, 2 * (few + 1 / DRAWN) ** 0.5)}
-    known = {str(one.name): one.found for one in _look(trainer).columns} if off else {}
+    known = {str(one.name): one for one in _look(trainer).columns} if off else {}
     ends = dict(zip(result["marginals"], bounds_of(flow) or ()))
     for name, (outside, distance) in off.items():
-        todo = "; ".join(one.options or one.python for one in known[name]) or (
+        todo = "; ".join(one.options or one.python for one in known[name].found) or (
             f"--bounds {name} LOW HIGH, if its range has ends"
-            if outside > OUTSIDE and {*ends.get(name, ())} <= {None} and not short
-            else "more rows may help" if state.stopped else "train for longer")
+            if known[name].ends and {*ends.get(name, ())} <= {None} and not short
+            else "train for longer" if not state.stopped
+            else "--base gaussian draws fewer far ones" if outside > OUTSIDE and flow.config.get("base") == "logistic"
+            else "more rows may help")
         tell(f"evenflow: warning: samples of column {name!r} differ from the data: {100 * outside:.2g} % are beyond "
              f"them, Kolmogorov's distance is {distance:.2g}; {todo}")
     if trivial is not None and result["log_likelihood"] <= trivial:
@@ -313,7 +315,8 @@ def _judged(run: Run, trainer: Trainer, result: dict[str, Any], as_json: bool) -
                  "--clip")
             return 1
         if worse or not short:
-            tell(f"evenflow: warning: the model is no better than {what}; train for longer, or with another --lr")
+            todo = "use that, or more rows" if state.stopped else "train for longer, or with another --lr"
+            tell(f"evenflow: warning: the model is no better than {what}; {todo}")
     if not result["failures"]:
         return 0
     for text in result["failures"]:

@@ -40,6 +40,8 @@ NEAR, FULL, SKEW = 0.05, 0.005, 2.5
 """Width of an end, and the share of the rows there that makes it one; how much longer the upper half of a positive
 column's rows is than the lower where it has a long tail."""
 ANGLES = [(low * half, high * half) for half in (180.0, 3.1416) for low, high in ((0, 1), (0, 2), (-1, 1), (-.5, .5))]
+TOPS = 1.0, 100.0
+"""Where fractions and percentages end."""
 MOST_COLUMNS = 1024
 """Whose dependence is looked for, which takes as long as the cube of their number."""
 SHOWN = 12
@@ -72,6 +74,13 @@ class Column:
     @property
     def kind(self) -> str:
         return ", ".join(dict.fromkeys(one.kind for one in self.found)) or "real"
+
+    @property
+    def ends(self) -> bool:
+        """Whether many rows are near the least or the largest, as at the ends of a range."""
+        low, high = self.values.min(), self.values.max()
+        return max((abs(self.values - end) < NEAR * (high - low)).sum() for end in (low, high)) >= max(
+            LEAST, OFTEN * len(self.values))
 
     def option(self, name: str, *values: object) -> str:
         """--name COLUMN VALUES, as a shell takes it."""
@@ -280,7 +289,8 @@ def _few(column: Column, values: np.ndarray, classes: bool, free: bool) -> Findi
     """A column of few values: a class, or numbers in steps."""
     step = float(f"{np.diff(values).min():.3g}")
     low = values[0] - step if free and values[0] in (0, step) else None
-    python, options = column.within(low, None, step)
+    high = values[-1] + step if low is not None and values[-1] in TOPS else None
+    python, options = column.within(low, high, step)
     if classes:
         return Finding("class", f"has {len(values)} values, {NO_LIMIT}", f"take a class as the context, or {python}",
                        f"{column.option('context')}, or {options}")
@@ -316,8 +326,10 @@ def _ends(v: np.ndarray) -> tuple[str, str, float | None, float | None]:
     low, middle, high = np.quantile(v, [0.01, 0.5, 0.99])
     if v.min() < 0:
         return "", "", None, None
-    if v.max() <= 1 and high > 0.5 and max((v < NEAR).sum(), (v > 1 - NEAR).sum()) >= least:
-        return "fraction", "is a fraction (0 ... 1)", 0.0, 1.0
+    for top in TOPS:  # of percentages one has to be 100, since much else is below
+        if (v.max() == top or v.max() < top == 1) and high > top / 2 and max(
+                (v < NEAR * top).sum(), (v > top - NEAR * top).sum()) >= least:
+            return "fraction", f"is a fraction (0 ... {top:g})", 0.0, top
     if low < middle / 2 and high - middle > SKEW * (middle - low):
         return "positive", "is positive with a long tail", 0.0, None
     many = (v < NEAR * high).sum() >= max(LEAST, least)

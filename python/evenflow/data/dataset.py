@@ -263,6 +263,8 @@ class Flaws:
         more = ", ".join(f"{count} in column {name!r}" for name, count in self.counts.items() if count)
         all_of_them = "" if sum(self.counts.values()) == 1 else (
             f"; {self.bad_rows} of {self.rows} rows have such values: {more}")
+        table = self.path.lower().endswith((".csv", ".tsv", ".gz", ".parquet"))
+        all_of_them += "; evenflow inspect proposes options for all columns" * table
         raise wrong(IoError, "data", None, f"{self.path}, row {row}, column {name!r}{self.of}: {why}{all_of_them}", row,
                     name)
 
