@@ -79,8 +79,8 @@ class Column:
     def ends(self) -> bool:
         """Whether many rows are near the least or the largest, as at the ends of a range."""
         low, high = self.values.min(), self.values.max()
-        return max((abs(self.values - end) < NEAR * (high - low)).sum() for end in (low, high)) >= max(
-            LEAST, OFTEN * len(self.values))
+        near = max(int((abs(self.values - end) < NEAR * (high - low)).sum()) for end in (low, high))
+        return near >= max(LEAST, OFTEN * len(self.values))
 
     def option(self, name: str, *values: object) -> str:
         """--name COLUMN VALUES, as a shell takes it."""

@@ -127,6 +127,9 @@ class Columns:
         if len(set(named)) != len(named):
             raise IoError(f"[data] {path}: two columns have the same name: {', '.join(names)}")
         drop = self.drop or ()
+        if self.columns is None and "" in names and "" not in drop:
+            raise IoError(f"[data] {path}: column {names.index('')} has no name; if it is the index of a pandas frame, "
+                          "write the file with index=False, or choose columns")
         columns = [n for n in names if n not in (*self.all, *index, *drop)] if self.columns is None else self.columns
         chosen = dataclasses.replace(self, columns=columns)
         for what, pairs, of in (("omit", self.omit, chosen.numbers), ("noise", self.noise, columns)):
@@ -185,9 +188,6 @@ def read_blocks(path: str, chosen: Columns = Columns()) -> Iterator[Block]:
     """
     flaws, rows, draws = Flaws(path), 0, np.random.default_rng(0)
     with _opened(path) as (there, index, parts):
-        if chosen.columns is None and "" in there:
-            raise IoError(f"[data] {path}: column {there.index('')} has no name; if it is the index of a pandas frame, "
-                          "write the file with index=False, or choose columns")
         chosen = chosen.among(path, there, index)
         for numbers, cells, labels in parts(chosen):
             table = np.column_stack(numbers)
